@@ -1,0 +1,13 @@
+//! Our own view of the tailnet: validated, without sentinels, cheap to share.
+//!
+//! `wire` speaks the coordinator's JSON with its zero keys and year-1 times; here an absent thing is a `None`.
+//! `session` turns full and delta map responses into a [`NetworkMap`] and says what changed in a [`NetmapDelta`].
+
+mod delta;
+mod network_map;
+
+pub use delta::{NetmapDelta, NetmapUpdate};
+pub use network_map::{
+    CapGrant, DerpMap, DerpNode, DerpRegion, DnsConfig, DnsRecord, FilterDst, FilterRule, FilterSrc, IpRange,
+    NetworkMap, Node, NodeId, RegionId, UserId, UserProfile,
+};

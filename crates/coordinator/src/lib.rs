@@ -1,0 +1,1 @@
+//! A small Headscale-compatible coordinator.

@@ -1,0 +1,3 @@
+//! A userspace WireGuard mesh node.
+
+pub mod packet;

@@ -1,0 +1,7 @@
+//! Bytes without policy: the buffers that carry packets through the node, and checked views over them.
+
+mod batch;
+pub mod buffer;
+
+pub use batch::PacketBatch;
+pub use buffer::PacketBuf;
