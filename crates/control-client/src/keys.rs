@@ -33,7 +33,9 @@ pub enum KeyParseError {
 }
 
 fn parse_hex_key(text: &str, prefix: &'static str) -> Result<[u8; 32], KeyParseError> {
-    let digits = text.strip_prefix(prefix).ok_or(KeyParseError::Prefix { expected: prefix })?;
+    let digits = text
+        .strip_prefix(prefix)
+        .ok_or(KeyParseError::Prefix { expected: prefix })?;
     if digits.len() != 64 {
         return Err(KeyParseError::Length { got: digits.len() });
     }
