@@ -81,12 +81,7 @@ impl Http1 {
                 Some(body) => body,
                 None => self.body_until_close().await?,
             };
-            Ok(Response {
-                status,
-                headers,
-                body,
-                reusable,
-            })
+            Ok(Response { status, body, reusable })
         })
         .await
         .unwrap_or_else(|_| Err(timed_out()))
