@@ -2,6 +2,9 @@
 
 mod batch;
 pub mod buffer;
+pub mod checksum;
+pub mod ip;
+pub mod tsmp;
 
 pub use batch::PacketBatch;
 pub use buffer::PacketBuf;

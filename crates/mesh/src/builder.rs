@@ -1,0 +1,218 @@
+//! [`MeshBuilder`]: the optional settings of a node; [`MeshBuilder::join`] takes the required ones and starts it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sandd_control_client::dial::Dialer;
+use sandd_control_client::keys::DiscoPrivateKey;
+use sandd_control_client::{AuthKey, ControlClient, ControlConfig, ControlUrl, MemoryStore, StateStore};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+
+use crate::engine::Engine;
+use crate::error::JoinError;
+use crate::io::derp::DerpPool;
+use crate::io::device::Device;
+use crate::io::driver::{Driver, State};
+use crate::io::reach::{self, Reach};
+use crate::io::udp::UdpSockets;
+use crate::mesh::{Mesh, Shared, Snapshot, Sockets};
+use crate::netstack::{SharedStack, StackConfig};
+
+/// Port of stock clients, so that firewall rules written for them fit.
+pub const DEFAULT_PORT: u16 = 41_641;
+/// Inner packet size that passes every path (docs/PROTOCOLS.md).
+pub const DEFAULT_MTU: usize = 1_280;
+const COMMANDS: usize = 64;
+const DERP_EVENTS: usize = 1_024;
+const EVENTS: usize = 256;
+
+/// See the module's text. Defaults: userspace, state in memory, port 41641 or any free one, the system's host name.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct MeshBuilder {
+    hostname: Option<String>,
+    store: Option<Arc<dyn StateStore>>,
+    ephemeral: bool,
+    ca_file: Option<PathBuf>,
+    port: u16,
+    tun: Option<String>,
+    accept_new_control_key: bool,
+}
+
+impl Default for MeshBuilder {
+    fn default() -> Self {
+        Self {
+            hostname: None,
+            store: None,
+            ephemeral: false,
+            ca_file: None,
+            port: DEFAULT_PORT,
+            tun: None,
+            accept_new_control_key: false,
+        }
+    }
+}
+
+impl MeshBuilder {
+    /// Name to ask the coordinator for; it may add a number when the name is taken.
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.hostname = Some(name.into());
+        self
+    }
+
+    /// Where identity and the last map are kept; without it they live in memory and end with the process.
+    pub fn store(mut self, store: Arc<dyn StateStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Ask to be forgotten soon after the node has gone.
+    pub fn ephemeral(mut self, ephemeral: bool) -> Self {
+        self.ephemeral = ephemeral;
+        self
+    }
+
+    /// Further certificates to trust, in PEM, besides the system's.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// UDP port to try first; any free one is taken when it is in use.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Use a kernel TUN device of this name instead of the userspace stack. Needs `CAP_NET_ADMIN` and `/dev/net/tun`.
+    #[cfg(feature = "tun")]
+    pub fn tun(mut self, name: impl Into<String>) -> Self {
+        self.tun = Some(name.into());
+        self
+    }
+
+    /// Accept that the coordinator's key is not the one of the last time.
+    pub fn accept_new_control_key(mut self, accept: bool) -> Self {
+        self.accept_new_control_key = accept;
+        self
+    }
+
+    /// Joins: registers if need be, and returns once a map is in force (also a stored one: then nothing is waited for).
+    /// Without a key the coordinator may ask for a login: subscribe to events beforehand with [`Self::start`].
+    ///
+    /// # Errors
+    /// [`JoinError`] when the coordinator refuses, or sockets, device or state cannot be used.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the node.
+    pub async fn join(self, coordinator: ControlUrl, key: Option<AuthKey>) -> Result<Mesh, JoinError> {
+        let mesh = self.start(coordinator, key).await?;
+        mesh.joined().await?;
+        Ok(mesh)
+    }
+
+    /// As [`Self::join`], but returns at once: [`Mesh::joined`] waits, and [`Mesh::events`] tells meanwhile.
+    ///
+    /// # Errors
+    /// [`JoinError`] when sockets, device or state cannot be used.
+    #[cfg_attr(not(feature = "tun"), expect(clippy::unused_async, reason = "a TUN device is opened asynchronously"))]
+    pub async fn start(self, coordinator: ControlUrl, key: Option<AuthKey>) -> Result<Mesh, JoinError> {
+        let dialer = Dialer::new(self.ca_file.as_deref())?;
+        let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp { port: self.port, source })?;
+        let (device, sockets) = self.device().await?;
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        let disco_key = DiscoPrivateKey::generate();
+
+        let mut config = ControlConfig::new(coordinator.clone(), dialer.clone(), disco_key.public());
+        config.auth_key = key;
+        config.ephemeral = self.ephemeral;
+        config.accept_new_control_key = self.accept_new_control_key;
+        config.hostname = self.hostname.unwrap_or_else(host_name);
+        let now = Instant::now();
+        let ports = (udp.port(), udp.port_v6());
+        let mut reach = Reach::new(ports, None, now);
+        reach.set_interfaces(reach::interface_addresses(&[]));
+        config.endpoints = reach.endpoints();
+        let (control, control_events) =
+            ControlClient::start(config, store).map_err(|error| JoinError::Control(Arc::new(error)))?;
+        reach.set_home(control.saved_home());
+
+        let (derp_sender, derp_events) = mpsc::channel(DERP_EVENTS);
+        let derp = DerpPool::new(control.node_key(), dialer, coordinator, derp_sender);
+        let (command_sender, commands) = mpsc::channel(COMMANDS);
+        let (event_sender, _) = broadcast::channel(EVENTS);
+        let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+        let shared = Shared {
+            commands: command_sender,
+            events: event_sender.clone(),
+            snapshot,
+            sockets,
+            control: control.clone(),
+        };
+        let driver = Driver {
+            engine: Engine::new(control.node_key(), disco_key),
+            udp,
+            device,
+            derp,
+            derp_events,
+            control,
+            control_events,
+            commands,
+            events: event_sender,
+            snapshot: snapshot_sender,
+            reach,
+            state: State::new(),
+        };
+        // Ends when the last handle drops the command channel.
+        tokio::spawn(driver.run());
+        Ok(Mesh { shared: Arc::new(shared) })
+    }
+
+    #[cfg_attr(not(feature = "tun"), expect(clippy::unused_async, reason = "a TUN device is opened asynchronously"))]
+    async fn device(&self) -> Result<(Device, Sockets), JoinError> {
+        #[cfg(feature = "tun")]
+        if let Some(name) = &self.tun {
+            let config = crate::io::tun::TunConfig { name: name.clone(), mtu: DEFAULT_MTU };
+            let tun = crate::io::tun::TunDevice::open(&config).map_err(JoinError::Tun)?;
+            return Ok((Device::Tun(tun), Sockets::Kernel));
+        }
+        let wake = Arc::new(Notify::new());
+        let waker = Arc::clone(&wake);
+        let stack = SharedStack::new(StackConfig::new(DEFAULT_MTU), Arc::new(move || waker.notify_one()));
+        Ok((Device::Userspace { stack: stack.clone(), wake }, Sockets::Userspace(stack)))
+    }
+}
+
+impl Mesh {
+    /// Waits until a map is in force.
+    ///
+    /// # Errors
+    /// [`JoinError`] when the coordinator refuses for good or the node has stopped.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn joined(&self) -> Result<(), JoinError> {
+        let mut snapshot = self.shared.snapshot.clone();
+        let ready = snapshot
+            .wait_for(|snapshot| snapshot.failed.is_some() || (snapshot.applied && snapshot.map.self_node.is_some()))
+            .await
+            .map_err(|_| JoinError::Stopped)?
+            .clone();
+        if let Some(error) = &ready.failed {
+            return Err(JoinError::Control(Arc::clone(error)));
+        }
+        if ready.map.lock_enabled {
+            return Err(JoinError::TailnetLock);
+        }
+        Ok(())
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "node".to_owned())
+}

@@ -1,0 +1,299 @@
+//! [`Engine`]: the pure node. It holds peers, tunnels, paths, routes and rules; it owns no socket and reads no clock.
+//!
+//! The shell (`io/driver.rs`) feeds it: datagrams ([`Engine::handle_udp`]), relay packets ([`Engine::handle_derp`]),
+//! overlay packets ([`Engine::handle_overlay`]), network maps ([`Engine::handle_netmap`]), the clock
+//! ([`Engine::handle_timeout`]). After each it drains [`Engine::poll_output`] and asks [`Engine::poll_timeout`].
+//!
+//! ```text
+//!  overlay packet -> outbound -> filter (remember the reply) -> route -> tunnel (seal) -> path -> datagram
+//!  datagram -> demux -> guard -> tunnel (open) -> source check -> filter -> overlay packet
+//! ```
+
+mod disco;
+mod inbound;
+mod netmap;
+mod outbound;
+mod peer;
+mod ping;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::x25519::{PublicKey, StaticSecret};
+use sandd_control_client::keys::{DiscoPrivateKey, DiscoPublicKey, NodePrivateKey, NodePublicKey};
+use sandd_control_client::netmap::{NetworkMap, NodeId, RegionId};
+
+use crate::event::MeshEvent;
+use crate::filter::PacketFilter;
+use crate::magic_dns::NameTable;
+use crate::metrics::Counters;
+use crate::packet::PacketBuf;
+use crate::path::agent::{PathAgent, TxId};
+use crate::route::RouteTable;
+use crate::wg::guard::HandshakeGuard;
+use peer::Peer;
+pub(crate) use ping::PingOutcome;
+
+/// Where a datagram goes, or came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Underlay {
+    /// A UDP address.
+    Udp(SocketAddr),
+    /// The node with this key, over the relay of this region.
+    Derp { region: RegionId, key: NodePublicKey },
+}
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send these bytes.
+    Transmit { to: Underlay, payload: Vec<u8> },
+    /// Hand this packet to the device.
+    Deliver(PacketBuf),
+    /// Tell those who watch.
+    Event(MeshEvent),
+    /// An echo request of `Engine::ping` was answered.
+    Ponged(PingOutcome),
+    /// A peer's address was seen that STUN did not tell: our own mapping as another destination sees it.
+    Observed(SocketAddr),
+}
+
+/// Unknown node keys that knocked over a relay lately: a peer may be faster than its entry in the map.
+const MAX_KNOCKS: usize = 64;
+
+/// See the module's text.
+pub(crate) struct Engine {
+    node_key: NodePrivateKey,
+    static_secret: StaticSecret,
+    limiter: Arc<RateLimiter>,
+    guard: HandshakeGuard,
+    disco_key: DiscoPrivateKey,
+    disco_public: DiscoPublicKey,
+    map: Arc<NetworkMap>,
+    peers: BTreeMap<NodeId, Peer>,
+    by_key: HashMap<NodePublicKey, NodeId>,
+    by_disco: HashMap<DiscoPublicKey, NodeId>,
+    by_index: HashMap<u32, NodeId>,
+    routes: RouteTable<NodeId>,
+    names: Arc<NameTable>,
+    filter: PacketFilter,
+    own_ips: Vec<IpAddr>,
+    endpoints: Vec<SocketAddr>,
+    connected: BTreeSet<RegionId>,
+    home: Option<RegionId>,
+    knocks: VecDeque<(NodePublicKey, RegionId, Instant)>,
+    pings: ping::Pings,
+    deadlines: BTreeSet<(Instant, NodeId)>,
+    outputs: VecDeque<Output>,
+    sealed: Vec<Vec<u8>>,
+    counters: Counters,
+}
+
+impl Engine {
+    /// A node without peers.
+    pub(crate) fn new(node_key: NodePrivateKey, disco_key: DiscoPrivateKey) -> Self {
+        let static_secret = StaticSecret::from(*node_key.to_bytes());
+        let public = PublicKey::from(&static_secret);
+        Self {
+            limiter: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            guard: HandshakeGuard::new(&public),
+            static_secret,
+            node_key,
+            disco_public: disco_key.public(),
+            disco_key,
+            map: Arc::default(),
+            peers: BTreeMap::new(),
+            by_key: HashMap::new(),
+            by_disco: HashMap::new(),
+            by_index: HashMap::new(),
+            routes: RouteTable::new(),
+            names: Arc::default(),
+            filter: PacketFilter::new(),
+            own_ips: Vec::new(),
+            endpoints: Vec::new(),
+            connected: BTreeSet::new(),
+            home: None,
+            knocks: VecDeque::new(),
+            pings: ping::Pings::new(),
+            deadlines: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            sealed: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is wanted next.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let peers = self.deadlines.first().map(|(at, _)| *at);
+        [peers, self.pings.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        for outcome in self.pings.expire(now) {
+            self.outputs.push_back(Output::Ponged(outcome));
+        }
+        while let Some((at, id)) = self.deadlines.first().copied() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            peer.scheduled = None;
+            if let Some(tunnel) = &mut peer.tunnel {
+                tunnel.handle_timeout(now, &mut self.sealed);
+            }
+            peer.path.handle_timeout(now);
+            self.after_peer(id, now);
+        }
+    }
+
+    /// The node key was replaced: all sessions end, every peer is greeted anew.
+    pub(crate) fn set_node_key(&mut self, node_key: NodePrivateKey) {
+        let static_secret = StaticSecret::from(*node_key.to_bytes());
+        let public = PublicKey::from(&static_secret);
+        self.limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
+        self.guard = HandshakeGuard::new(&public);
+        self.static_secret = static_secret;
+        self.node_key = node_key;
+        self.by_index.clear();
+        for peer in self.peers.values_mut() {
+            peer.tunnel = None;
+        }
+    }
+
+    /// Our own public node key.
+    pub(crate) fn node_public(&self) -> NodePublicKey {
+        self.node_key.public()
+    }
+
+    /// Names and addresses as the map has them.
+    pub(crate) fn names(&self) -> Arc<NameTable> {
+        Arc::clone(&self.names)
+    }
+
+    /// The map in force.
+    pub(crate) fn map(&self) -> Arc<NetworkMap> {
+        Arc::clone(&self.map)
+    }
+
+    /// Our mesh addresses.
+    pub(crate) fn own_ips(&self) -> &[IpAddr] {
+        &self.own_ips
+    }
+
+    /// The region this node listens on.
+    pub(crate) fn set_home(&mut self, home: Option<RegionId>) {
+        self.home = home;
+    }
+
+    /// A relay connection came up or went down.
+    pub(crate) fn handle_relay(&mut self, region: RegionId, connected: bool, now: Instant) {
+        if connected {
+            self.connected.insert(region);
+        } else {
+            self.connected.remove(&region);
+            for peer in self.peers.values_mut().filter(|peer| peer.learned_region == Some(region)) {
+                peer.learned_region = None;
+            }
+            return;
+        }
+        // What was sent while there was no connection may be lost: handshakes under way are sent again.
+        let waiting: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.handshaking()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.initiate(id, now);
+        }
+    }
+
+    /// The relay says that a peer is not there.
+    pub(crate) fn handle_peer_gone(&mut self, region: RegionId, key: &NodePublicKey) {
+        if let Some(peer) = self.by_key.get(key).and_then(|id| self.peers.get_mut(id))
+            && peer.learned_region == Some(region)
+        {
+            peer.learned_region = None;
+        }
+    }
+
+    /// Our own underlay addresses, as peers are told.
+    pub(crate) fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, now: Instant) {
+        if endpoints == self.endpoints {
+            return;
+        }
+        self.endpoints = endpoints;
+        let active: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in active {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.path.restart_discovery(now);
+            }
+            self.after_peer(id, now);
+        }
+    }
+
+    /// The kernel reported that an address cannot be reached.
+    pub(crate) fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
+        let ids: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| peer.path.best() == Some(to)).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.path.handle_unreachable(to, now);
+            }
+            self.after_peer(id, now);
+        }
+    }
+
+    /// What every change of a peer ends with: sealed messages and path actions go out, its deadline is noted.
+    fn after_peer(&mut self, id: NodeId, now: Instant) {
+        self.send_sealed(id, now);
+        self.run_path(id, now);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let next = peer.poll_timeout();
+        if peer.scheduled != next {
+            if let Some(old) = peer.scheduled.take() {
+                self.deadlines.remove(&(old, id));
+            }
+            if let Some(at) = next {
+                self.deadlines.insert((at, id));
+            }
+            peer.scheduled = next;
+        }
+    }
+}
+
+/// A transaction id from the system's random source.
+pub(crate) fn new_tx() -> TxId {
+    let mut tx = [0u8; 12];
+    getrandom::fill(&mut tx).expect("the operating system provides randomness");
+    tx
+}
+
+fn new_agent() -> PathAgent {
+    PathAgent::new(new_tx)
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("peers", &self.peers.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Disco in and out: boxes are opened and sealed here, the peers' path machines decide.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use sandd_control_client::keys::DiscoPublicKey;
+use sandd_control_client::netmap::NodeId;
+
+use super::peer::Disco;
+use super::{Engine, Output, Underlay};
+use crate::disco::{self, DiscoBox, Features, Message};
+use crate::event::MeshEvent;
+use crate::metrics::DropReason;
+use crate::path::agent::PathAction;
+use crate::status::PeerPath;
+
+/// The address that stands for "over the relay of region N" in a pong.
+const RELAY_MAGIC: Ipv4Addr = Ipv4Addr::new(127, 3, 3, 40);
+
+impl Engine {
+    pub(super) fn handle_disco(&mut self, from: Underlay, datagram: &[u8], now: Instant) {
+        let Some(sender) = disco::sender(datagram) else {
+            return self.counters.drop_packet(DropReason::UnknownDatagram);
+        };
+        // Before any cryptography: a key of nobody we know gets silence.
+        let Some(id) = self.by_disco.get(&sender).copied() else {
+            return self.counters.drop_packet(DropReason::UnknownPeer);
+        };
+        if let Underlay::Derp { key, .. } = from
+            && self.peers.get(&id).is_none_or(|peer| peer.node.key != key)
+        {
+            return self.counters.drop_packet(DropReason::UnknownPeer);
+        }
+        let Some(message) = self.disco_box(id).and_then(|sealed| sealed.open(datagram).ok()) else {
+            return self.counters.drop_packet(DropReason::Unopened);
+        };
+        self.handle_disco_message(id, from, message, now);
+        self.after_peer(id, now);
+    }
+
+    fn handle_disco_message(&mut self, id: NodeId, from: Underlay, message: Message, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match (message, from) {
+            (Message::Ping { node_key, .. }, _) if node_key.is_some_and(|key| key != peer.node.key) => {
+                self.counters.drop_packet(DropReason::UnknownPeer);
+            }
+            (Message::Ping { tx, .. }, Underlay::Udp(addr)) => {
+                peer.path.handle_ping(addr, now);
+                self.send_disco(id, from, &Message::Pong { tx, src: addr, ours: Some(Features::current()) });
+            }
+            (Message::Ping { tx, .. }, Underlay::Derp { region, .. }) => {
+                let src = SocketAddr::from((RELAY_MAGIC, region.0));
+                self.send_disco(id, from, &Message::Pong { tx, src, ours: Some(Features::current()) });
+            }
+            (Message::Pong { tx, src, .. }, Underlay::Udp(_)) => {
+                if peer.path.handle_pong(tx, now).is_some() {
+                    self.outputs.push_back(Output::Observed(src));
+                }
+            }
+            // Accepted over the relay alone, where the relay has checked who sends (S-16).
+            (Message::CallMeMaybe { endpoints }, Underlay::Derp { .. }) => {
+                peer.path.handle_call_me_maybe(&endpoints, now);
+            }
+            // Relay servers' messages and pongs over DERP: nothing of ours waits for them.
+            _ => {}
+        }
+    }
+
+    /// Carries out what the path machine of a peer wants.
+    pub(super) fn run_path(&mut self, id: NodeId, now: Instant) {
+        while let Some(action) = self.peers.get_mut(&id).and_then(|peer| peer.path.poll_action()) {
+            match action {
+                PathAction::Ping { to, tx } => {
+                    let ping = Message::Ping {
+                        tx,
+                        node_key: Some(self.node_key.public()),
+                        padding: 0,
+                        ours: Some(Features::current()),
+                    };
+                    self.send_disco(id, Underlay::Udp(to), &ping);
+                }
+                PathAction::CallMeMaybe => {
+                    if let Some(relay) = self.relay_of(id) {
+                        let call = Message::CallMeMaybe { endpoints: self.endpoints.clone() };
+                        self.send_disco(id, relay, &call);
+                    }
+                }
+                PathAction::Changed(best) => self.path_changed(id, best, now),
+            }
+        }
+    }
+
+    fn path_changed(&mut self, id: NodeId, best: Option<SocketAddr>, now: Instant) {
+        let path = match (best, self.relay_of(id)) {
+            (Some(addr), _) => PeerPath::Direct(addr),
+            (None, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
+            (None, _) => PeerPath::Unknown,
+        };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.path_since = Some(now);
+        let event = MeshEvent::PathChanged { name: peer.node.name.clone(), key: peer.node.key, path };
+        self.outputs.push_back(Output::Event(event));
+        // Traffic that only arrives keeps no handshake alive: make sure that there is a session to move.
+        if best.is_some() && peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.handshaking() && !tunnel.has_session()) {
+            self.initiate(id, now);
+        }
+    }
+
+    fn send_disco(&mut self, id: NodeId, to: Underlay, message: &Message) {
+        let sender = self.disco_public;
+        if let Some(payload) = self.disco_box(id).map(|sealed| sealed.seal(&sender, message)) {
+            self.outputs.push_back(Output::Transmit { to, payload });
+        }
+    }
+
+    fn disco_box(&mut self, id: NodeId) -> Option<&DiscoBox> {
+        let disco = self.peers.get_mut(&id)?.disco.as_mut()?;
+        let own = &self.disco_key;
+        Some(disco.sealed.get_or_insert_with(|| Box::new(DiscoBox::new(own, &disco.key))))
+    }
+
+    /// A peer told its disco key inside the tunnel: newer than what the coordinator has said so far.
+    pub(super) fn learn_disco_key(&mut self, id: NodeId, key: DiscoPublicKey, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.disco.as_ref().is_some_and(|known| known.key == key) || self.by_disco.contains_key(&key) {
+            return;
+        }
+        let outdated = peer.node.disco_key;
+        self.replace_disco_key(id, Some(Disco { key, outdated, sealed: None }));
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.path.restart_discovery(now);
+        }
+    }
+
+    /// What the coordinator says of a peer's disco key, unless the tunnel has told us better. True when it changed.
+    pub(super) fn set_disco_key(&mut self, id: NodeId, told: Option<DiscoPublicKey>) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let keep = match &peer.disco {
+            Some(known) => Some(known.key) == told || (known.outdated.is_some() && known.outdated == told),
+            None => told.is_none(),
+        };
+        if keep || told.is_some_and(|key| self.by_disco.get(&key).is_some_and(|other| *other != id)) {
+            return false;
+        }
+        self.replace_disco_key(id, told.map(|key| Disco { key, outdated: None, sealed: None }));
+        true
+    }
+
+    fn replace_disco_key(&mut self, id: NodeId, disco: Option<Disco>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(old) = peer.disco.take() {
+            self.by_disco.remove(&old.key);
+        }
+        if let Some(new) = &disco {
+            self.by_disco.insert(new.key, id);
+        }
+        peer.disco = disco;
+    }
+}

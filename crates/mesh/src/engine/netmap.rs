@@ -1,0 +1,147 @@
+//! Applies a network map to peers, routes, rules and names, touching only what its delta names.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use sandd_control_client::netmap::{NetmapUpdate, Node, NodeId};
+
+use super::peer::Peer;
+use super::{Engine, Output, new_agent};
+use crate::event::MeshEvent;
+use crate::magic_dns::NameTable;
+
+/// A knock counts for so long.
+const KNOCK_LIFETIME: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// A new map and what is new in it.
+    pub(crate) fn handle_netmap(&mut self, update: &NetmapUpdate, now: Instant) {
+        let before = std::mem::replace(&mut self.map, Arc::clone(&update.map));
+        let map = Arc::clone(&update.map);
+        if update.delta.full || update.delta.self_node {
+            self.apply_self(now);
+        }
+        if update.delta.full || update.delta.filter {
+            self.filter.set_rules(Arc::clone(&map.filter));
+        }
+        let (upserted, removed) = if update.delta.full {
+            let gone: Vec<_> = self.peers.keys().filter(|id| !map.peers.contains_key(id)).copied().collect();
+            let known = &before.peers;
+            let changed = |(id, node): (&NodeId, &Arc<Node>)| (known.get(id) != Some(node)).then_some(*id);
+            (map.peers.iter().filter_map(changed).collect(), gone)
+        } else {
+            (update.delta.upserted.clone(), update.delta.removed.clone())
+        };
+        for id in removed {
+            self.remove_peer(id);
+        }
+        // Addresses move between nodes: old routes go before new ones come.
+        for id in &upserted {
+            self.remove_routes(*id);
+        }
+        for id in &upserted {
+            if let Some(node) = map.peers.get(id) {
+                self.upsert_peer(node, now);
+            }
+        }
+        if update.delta.full || update.delta.self_node || update.delta.dns || !upserted.is_empty() {
+            self.names = Arc::new(NameTable::new(&map));
+        }
+        let event = MeshEvent::NetmapApplied { peers: self.peers.len(), cached: update.cached };
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn apply_self(&mut self, _now: Instant) {
+        let Some(node) = self.map.self_node.clone() else { return };
+        self.own_ips = node.ips().collect();
+        self.filter.set_local(&node.addresses);
+    }
+
+    fn upsert_peer(&mut self, node: &Arc<Node>, now: Instant) {
+        let id = node.id;
+        let is_new = !self.peers.contains_key(&id);
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(node), new_agent()));
+        let old_key = peer.node.key;
+        if old_key != node.key || node.expired {
+            // Another identity under the same number, or none any more: its session, path and packets go at once.
+            if let Some(tunnel) = peer.tunnel.take() {
+                self.by_index.remove(&tunnel.index());
+            }
+            peer.path = new_agent();
+            self.by_key.remove(&old_key);
+        }
+        peer.node = Arc::clone(node);
+        self.by_key.insert(node.key, id);
+        peer.path.set_netmap_endpoints(&node.endpoints, now);
+        let restarted = self.set_disco_key(id, node.disco_key);
+        self.add_routes(node);
+        if is_new {
+            let event = MeshEvent::PeerAdded { name: node.name.clone(), key: node.key };
+            self.outputs.push_back(Output::Event(event));
+        }
+        self.greet(id, is_new, restarted, now);
+        self.after_peer(id, now);
+    }
+
+    /// A peer that knocked before we knew it, or that restarted under a session of ours, is called at once: waiting
+    /// for its next handshake would cost seconds.
+    fn greet(&mut self, id: NodeId, is_new: bool, restarted: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let key = peer.node.key;
+        let knock = self.knocks.iter().position(|(known, _, _)| *known == key);
+        if let Some((_, region, at)) = knock.and_then(|at| self.knocks.remove(at))
+            && now.saturating_duration_since(at) < KNOCK_LIFETIME
+        {
+            peer.learned_region = Some(region);
+            self.initiate(id, now);
+            return;
+        }
+        if restarted && !is_new {
+            peer.path.restart_discovery(now);
+            if peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session() || tunnel.handshaking()) {
+                self.initiate(id, now);
+            }
+        }
+    }
+
+    fn remove_peer(&mut self, id: NodeId) {
+        self.remove_routes(id);
+        let Some(peer) = self.peers.remove(&id) else { return };
+        if let Some(tunnel) = &peer.tunnel {
+            self.by_index.remove(&tunnel.index());
+        }
+        if let Some(disco) = &peer.disco {
+            self.by_disco.remove(&disco.key);
+        }
+        if let Some(at) = peer.scheduled {
+            self.deadlines.remove(&(at, id));
+        }
+        self.by_key.remove(&peer.node.key);
+        let event = MeshEvent::PeerRemoved { name: peer.node.name.clone(), key: peer.node.key };
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn add_routes(&mut self, node: &Node) {
+        let own: BTreeSet<_> = self.own_ips.iter().copied().map(IpNet::from).collect();
+        for prefix in usable_routes(node).filter(|prefix| !own.contains(prefix)) {
+            self.routes.insert(prefix, node.id);
+        }
+    }
+
+    fn remove_routes(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        for prefix in usable_routes(&peer.node) {
+            if self.routes.get(prefix) == Some(id) {
+                self.routes.remove(prefix);
+            }
+        }
+    }
+}
+
+/// What a peer carries for us: its own addresses. Subnet and exit routes are taken only when a user asks for them.
+fn usable_routes(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
+    let expired = node.expired;
+    node.addresses.iter().filter(move |_| !expired).map(IpNet::trunc)
+}

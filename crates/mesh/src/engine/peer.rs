@@ -1,0 +1,80 @@
+//! [`Peer`]: one entry of the netmap with its tunnel, its path and its counters.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sandd_control_client::keys::DiscoPublicKey;
+use sandd_control_client::netmap::{Node, RegionId};
+
+use crate::disco::DiscoBox;
+use crate::path::agent::PathAgent;
+use crate::wg::tunnel::Tunnel;
+
+/// See the module's text. A peer without traffic holds no tunnel and no box: 200 of them cost next to nothing.
+pub(crate) struct Peer {
+    pub(crate) node: Arc<Node>,
+    pub(crate) tunnel: Option<Box<Tunnel>>,
+    pub(crate) path: PathAgent,
+    pub(crate) disco: Option<Disco>,
+    /// Region a packet of it came from last, while that relay is connected.
+    pub(crate) learned_region: Option<RegionId>,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) last_received: Option<Instant>,
+    pub(crate) path_since: Option<Instant>,
+    /// The deadline under which it stands in the engine's table.
+    pub(crate) scheduled: Option<Instant>,
+}
+
+/// The disco key in force and where it came from.
+pub(crate) struct Disco {
+    pub(crate) key: DiscoPublicKey,
+    /// What the coordinator said when the key was learned inside the tunnel: an unchanged word of it is older.
+    pub(crate) outdated: Option<DiscoPublicKey>,
+    pub(crate) sealed: Option<Box<DiscoBox>>,
+}
+
+impl Peer {
+    pub(crate) fn new(node: Arc<Node>, path: PathAgent) -> Self {
+        Self {
+            node,
+            tunnel: None,
+            path,
+            disco: None,
+            learned_region: None,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            last_received: None,
+            path_since: None,
+            scheduled: None,
+        }
+    }
+
+    /// Region whose relay carries packets to it: where it was heard last, else where it listens.
+    pub(crate) fn relay_region(&self) -> Option<RegionId> {
+        self.node.home_derp.or(self.learned_region)
+    }
+
+    /// An address of the peer of this family.
+    pub(crate) fn address(&self, v6: bool) -> Option<IpAddr> {
+        self.node.ips().find(|ip| ip.is_ipv6() == v6)
+    }
+
+    /// Its key may be used.
+    pub(crate) fn usable(&self) -> bool {
+        !self.node.expired
+    }
+
+    /// The earliest deadline of tunnel and path.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let tunnel = self.tunnel.as_ref().and_then(|tunnel| tunnel.poll_timeout());
+        [tunnel, self.path.poll_timeout()].into_iter().flatten().min()
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("name", &self.node.name).field("key", &self.node.key).finish_non_exhaustive()
+    }
+}

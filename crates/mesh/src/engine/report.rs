@@ -1,0 +1,69 @@
+//! The engine's part of [`MeshStatus`](crate::MeshStatus): peers, paths, counters.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::{Engine, Underlay};
+use crate::metrics::Counters;
+use crate::path::agent::Route;
+use crate::status::{PeerPath, PeerStatus};
+
+impl Engine {
+    /// Every peer as it stands, by name.
+    pub(crate) fn peer_status(&self, now: Instant) -> Vec<PeerStatus> {
+        let mut all: Vec<_> = self
+            .peers
+            .iter()
+            .map(|(id, peer)| {
+                let route = peer.path.route();
+                let path = self.path_of_route(route, self.relay_of(*id));
+                let age = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
+                PeerStatus {
+                    name: peer.node.name.clone(),
+                    hostname: peer.node.hostname.clone(),
+                    addresses: peer.node.ips().collect(),
+                    node_key: peer.node.key.to_string(),
+                    tags: peer.node.tags.clone(),
+                    online: peer.node.online,
+                    expired: peer.node.expired,
+                    path,
+                    path_for_ms: peer.path_since.map(age),
+                    suspect: matches!(route, Route::Both(_)),
+                    rtt_ms: peer.path.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+                    session: peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()),
+                    session_age_secs: peer
+                        .tunnel
+                        .as_ref()
+                        .and_then(|tunnel| tunnel.session_age())
+                        .map(|age| age.as_secs()),
+                    tx_bytes: peer.tx_bytes,
+                    rx_bytes: peer.rx_bytes,
+                    last_received_ms: peer.last_received.map(age),
+                }
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The path packets to a mesh address take now.
+    pub(crate) fn path_to(&self, ip: IpAddr) -> PeerPath {
+        let Some(id) = self.routes.lookup(ip) else { return PeerPath::Unknown };
+        let Some(peer) = self.peers.get(&id) else { return PeerPath::Unknown };
+        self.path_of_route(peer.path.route(), self.relay_of(id))
+    }
+
+    /// Packet counters.
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    #[expect(clippy::unused_self, reason = "reads beside its callers")]
+    fn path_of_route(&self, route: Route, relay: Option<Underlay>) -> PeerPath {
+        match (route, relay) {
+            (Route::Direct(addr) | Route::Both(addr), _) => PeerPath::Direct(addr),
+            (Route::Relay, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
+            (Route::Relay, Some(Underlay::Udp(_)) | None) => PeerPath::Unknown,
+        }
+    }
+}

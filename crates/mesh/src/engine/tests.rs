@@ -1,0 +1,380 @@
+//! Two or three engines on an invented network: relay always there, UDP as the story wants it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sandd_control_client::netmap::{
+    FilterDst, FilterRule, FilterSrc, IpRange, NetmapDelta, NetmapUpdate, Node, UserId,
+};
+
+use super::*;
+use crate::packet::ip::{IpPacket, encode_echo_request};
+use crate::packet::{PacketBatch, PacketBuf};
+
+const REGION: RegionId = RegionId(999);
+
+struct Host {
+    engine: Engine,
+    node: Node,
+    addr: SocketAddr,
+    delivered: Vec<PacketBuf>,
+    outcomes: Vec<PingOutcome>,
+    events: Vec<MeshEvent>,
+}
+
+struct World {
+    hosts: Vec<Host>,
+    now: Instant,
+    udp: bool,
+    relay: bool,
+    wire: Vec<(usize, Underlay, Vec<u8>)>,
+    direct_packets: usize,
+}
+
+fn allow_all() -> Vec<FilterRule> {
+    let any = |text: &str, last: &str| IpRange { first: text.parse().unwrap(), last: last.parse().unwrap() };
+    let ranges = [any("0.0.0.0", "255.255.255.255"), any("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")];
+    vec![FilterRule {
+        src: ranges.iter().map(|range| FilterSrc::Range(*range)).collect(),
+        dst: ranges.iter().map(|range| FilterDst { range: *range, first_port: 0, last_port: 65_535 }).collect(),
+        protocols: vec![6, 17, 1, 58],
+        grants: Vec::new(),
+    }]
+}
+
+fn host(number: u8) -> Host {
+    let key = NodePrivateKey::generate();
+    let disco = DiscoPrivateKey::generate();
+    let addr = SocketAddr::from(([192, 0, 2, number], 41_641));
+    let address: IpNet = format!("100.64.0.{number}/32").parse().unwrap();
+    let node = Node {
+        id: NodeId(number.into()),
+        stable_id: number.to_string(),
+        name: format!("host-{number}.sandd.local"),
+        user: UserId(1),
+        key: key.public(),
+        key_expiry: None,
+        expired: false,
+        machine: None,
+        disco_key: Some(disco.public()),
+        addresses: vec![address],
+        allowed_ips: vec![address],
+        endpoints: vec![addr],
+        home_derp: Some(REGION),
+        os: "linux".to_owned(),
+        hostname: format!("host-{number}"),
+        tags: Vec::new(),
+        online: Some(true),
+        last_seen: None,
+        wireguard_only: false,
+        jailed: false,
+        cap_map: BTreeMap::new(),
+        machine_authorized: true,
+    };
+    let engine = Engine::new(key, disco);
+    Host { engine, node, addr, delivered: Vec::new(), outcomes: Vec::new(), events: Vec::new() }
+}
+
+impl World {
+    fn new(count: u8) -> Self {
+        let hosts = (1..=count).map(host).collect();
+        Self { hosts, now: Instant::now(), udp: true, relay: true, wire: Vec::new(), direct_packets: 0 }
+    }
+
+    /// Everybody knows everybody.
+    fn meet(&mut self) {
+        for at in 0..self.hosts.len() {
+            self.tell_map(at, &allow_all(), |_| true);
+            let (endpoints, now) = (vec![self.hosts[at].addr], self.now);
+            let engine = &mut self.hosts[at].engine;
+            engine.set_endpoints(endpoints, now);
+            engine.handle_relay(REGION, true, now);
+        }
+    }
+
+    fn tell_map(&mut self, at: usize, rules: &[FilterRule], knows: impl Fn(usize) -> bool) {
+        let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != at && knows(*other));
+        let peers = others.map(|(_, host)| (host.node.id, Arc::new(host.node.clone()))).collect();
+        let map = NetworkMap {
+            self_node: Some(Arc::new(self.hosts[at].node.clone())),
+            peers,
+            filter: Arc::new(rules.to_vec()),
+            ..NetworkMap::default()
+        };
+        let delta = NetmapDelta { full: true, ..NetmapDelta::default() };
+        let now = self.now;
+        self.hosts[at].engine.handle_netmap(&NetmapUpdate { map: Arc::new(map), delta, cached: false }, now);
+    }
+
+    /// Carries packets until nothing moves.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            for at in 0..self.hosts.len() {
+                while let Some(output) = self.hosts[at].engine.poll_output() {
+                    let host = &mut self.hosts[at];
+                    match output {
+                        Output::Transmit { to, payload } => self.wire.push((at, to, payload)),
+                        Output::Deliver(packet) => host.delivered.push(packet),
+                        Output::Event(event) => host.events.push(event),
+                        Output::Ponged(outcome) => host.outcomes.push(outcome),
+                        Output::Observed(_) => {}
+                    }
+                }
+            }
+            if self.wire.is_empty() {
+                return;
+            }
+            for (from, to, payload) in std::mem::take(&mut self.wire) {
+                self.carry(from, to, &payload);
+            }
+        }
+        panic!("the network never came to rest");
+    }
+
+    fn carry(&mut self, from: usize, to: Underlay, payload: &[u8]) {
+        let (source_addr, source_key, now) = (self.hosts[from].addr, self.hosts[from].node.key, self.now);
+        match to {
+            Underlay::Udp(addr) if self.udp => {
+                if let Some(host) = self.hosts.iter_mut().find(|host| host.addr == addr) {
+                    self.direct_packets += 1;
+                    host.engine.handle_udp(source_addr, payload, now);
+                }
+            }
+            Underlay::Derp { region, key } if self.relay => {
+                if let Some(host) = self.hosts.iter_mut().find(|host| host.node.key == key) {
+                    host.engine.handle_derp(region, source_key, payload, now);
+                }
+            }
+            Underlay::Udp(_) | Underlay::Derp { .. } => {}
+        }
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let next = self.hosts.iter().filter_map(|host| host.engine.poll_timeout()).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now = self.now.max(at);
+            for host in &mut self.hosts {
+                host.engine.handle_timeout(self.now);
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn ping(&mut self, from: usize, to: usize) -> Option<PeerPath> {
+        let ip = self.hosts[to].node.addresses[0].addr();
+        let now = self.now;
+        let seq = self.hosts[from].engine.ping(ip, Duration::from_secs(2), now)?;
+        self.settle();
+        self.answer_echo(to);
+        self.settle();
+        let outcome = self.hosts[from].outcomes.iter().find(|outcome| outcome.seq == seq)?;
+        outcome.reply.map(|(_, path)| path)
+    }
+
+    /// Plays the device of a host: echo requests are answered.
+    fn answer_echo(&mut self, at: usize) {
+        let now = self.now;
+        let host = &mut self.hosts[at];
+        let mut replies = PacketBatch::new();
+        for packet in host.delivered.drain(..) {
+            replies.push(echo_reply(&packet));
+        }
+        host.engine.handle_overlay(replies, now);
+    }
+}
+
+fn echo_reply(request: &[u8]) -> PacketBuf {
+    let mut reply = PacketBuf::copied_from(request);
+    let (source, destination) = (request[12..16].to_vec(), request[16..20].to_vec());
+    reply[12..16].copy_from_slice(&destination);
+    reply[16..20].copy_from_slice(&source);
+    reply[20] = 0;
+    let checksum = u16::from_be_bytes([request[22], request[23]]);
+    let (sum, carry) = checksum.overflowing_add(0x0800);
+    reply[22..24].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+    reply
+}
+
+use crate::status::PeerPath;
+
+#[test]
+fn the_first_packet_goes_by_relay_and_the_path_becomes_direct() {
+    let mut world = World::new(2);
+    world.meet();
+    let first = world.ping(0, 1).expect("answered");
+    assert!(matches!(first, PeerPath::Relayed(999) | PeerPath::Direct(_)), "{first}");
+    assert!(matches!(world.ping(0, 1), Some(PeerPath::Direct(_))));
+    assert!(matches!(world.ping(1, 0), Some(PeerPath::Direct(_))));
+    let status = world.hosts[0].engine.peer_status(world.now);
+    assert_eq!(status[0].path, PeerPath::Direct(world.hosts[1].addr));
+    assert!(status[0].session);
+}
+
+#[test]
+fn without_udp_everything_goes_by_relay() {
+    let mut world = World::new(2);
+    world.udp = false;
+    world.meet();
+    for _ in 0..20 {
+        assert_eq!(world.ping(0, 1), Some(PeerPath::Relayed(999)));
+        world.pass(Duration::from_millis(300));
+    }
+    assert_eq!(world.direct_packets, 0);
+}
+
+#[test]
+fn a_dead_direct_path_falls_back_to_the_relay_and_returns() {
+    let mut world = World::new(2);
+    world.meet();
+    world.ping(0, 1);
+    assert!(matches!(world.ping(0, 1), Some(PeerPath::Direct(_))));
+    world.udp = false;
+    let mut silent = Duration::ZERO;
+    while world.ping(0, 1).is_none() {
+        world.pass(Duration::from_millis(50));
+        silent += Duration::from_millis(50);
+        assert!(silent < Duration::from_millis(1_600), "no way back to the relay");
+    }
+    for _ in 0..20 {
+        world.pass(Duration::from_millis(100));
+        assert_eq!(world.ping(0, 1), Some(PeerPath::Relayed(999)), "the relay carries on");
+    }
+    world.udp = true;
+    let mut waited = Duration::ZERO;
+    while !matches!(world.ping(0, 1), Some(PeerPath::Direct(_))) {
+        world.pass(Duration::from_millis(250));
+        waited += Duration::from_millis(250);
+        assert!(waited <= Duration::from_secs(6), "direct again");
+    }
+}
+
+#[test]
+fn a_restarted_peers_new_disco_key_arrives_inside_the_tunnel() {
+    let mut world = World::new(2);
+    world.meet();
+    // The second host restarted: the first one's map still has the old disco key.
+    let fresh = DiscoPrivateKey::generate();
+    let key = NodePrivateKey::from_bytes(*world.hosts[1].engine.node_key.to_bytes());
+    world.hosts[1].engine = Engine::new(key, fresh);
+    world.tell_map(1, &allow_all(), |_| true);
+    let (endpoints, now) = (vec![world.hosts[1].addr], world.now);
+    world.hosts[1].engine.set_endpoints(endpoints, now);
+    world.hosts[1].engine.handle_relay(REGION, true, now);
+    world.ping(1, 0);
+    world.pass(Duration::from_millis(300));
+    assert!(matches!(world.ping(1, 0), Some(PeerPath::Direct(_))), "without another word of the coordinator");
+    // The coordinator repeats the stale key: the one from the tunnel stays.
+    world.tell_map(0, &allow_all(), |_| true);
+    let public = world.hosts[1].engine.disco_public;
+    assert!(world.hosts[0].engine.by_disco.contains_key(&public));
+}
+
+#[test]
+fn a_peer_that_knocked_before_its_map_entry_is_called_at_once() {
+    let mut world = World::new(2);
+    world.meet();
+    world.tell_map(1, &allow_all(), |_| false);
+    assert_eq!(world.ping(0, 1), None, "unknown keys get silence");
+    world.tell_map(1, &allow_all(), |_| true);
+    world.settle();
+    assert!(world.hosts[1].events.iter().any(|event| matches!(event, MeshEvent::PeerConnected { .. })));
+}
+
+#[test]
+fn a_removed_peer_is_cut_off() {
+    let mut world = World::new(2);
+    world.meet();
+    world.ping(0, 1);
+    world.tell_map(1, &allow_all(), |_| false);
+    assert_eq!(world.ping(0, 1), None);
+    assert!(world.hosts[1].engine.by_index.is_empty());
+    assert!(world.hosts[1].engine.deadlines.is_empty());
+}
+
+#[test]
+fn no_rule_means_no_entry_but_replies_pass() {
+    let mut world = World::new(2);
+    world.meet();
+    world.tell_map(1, &[], |_| true);
+    assert_eq!(world.ping(0, 1), None, "nothing is let in");
+    assert!(world.ping(1, 0).is_some(), "answers to our own flow are");
+}
+
+#[test]
+fn a_peer_cannot_speak_for_another() {
+    let mut world = World::new(3);
+    world.meet();
+    world.ping(0, 1);
+    world.hosts[1].delivered.clear();
+    // Host 1 sends with host 3's address.
+    let forged = encode_echo_request(
+        world.hosts[2].node.addresses[0].addr(),
+        world.hosts[1].node.addresses[0].addr(),
+        1,
+        1,
+        b"forged",
+    )
+    .unwrap();
+    let now = world.now;
+    world.hosts[0].engine.send_to_peer(NodeId(2), PacketBuf::copied_from(&forged), now);
+    world.settle();
+    assert!(world.hosts[1].delivered.is_empty());
+    assert_eq!(world.hosts[1].engine.counters().dropped_foreign_source, 1);
+}
+
+#[test]
+fn strangers_get_silence() {
+    let mut world = World::new(1);
+    world.meet();
+    world.settle();
+    let now = world.now;
+    let engine = &mut world.hosts[0].engine;
+    let from = SocketAddr::from(([198, 51, 100, 1], 1));
+    for kind in 0..=255u8 {
+        for len in [0usize, 1, 20, 32, 64, 92, 148, 1_280] {
+            let mut bytes = vec![0u8; len];
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            engine.handle_udp(from, &bytes, now);
+        }
+    }
+    assert!(engine.poll_output().is_none(), "not a byte back");
+}
+
+#[test]
+fn two_hundred_peers_load_fast_and_small() {
+    let mut world = World::new(201);
+    let started = Instant::now();
+    world.tell_map(0, &allow_all(), |_| true);
+    let took = started.elapsed();
+    // The figure belongs to the benches; here only that nothing is quadratic.
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let engine = &world.hosts[0].engine;
+    assert_eq!(engine.peers.len(), 200);
+    assert!(engine.peers.values().all(|peer| peer.tunnel.is_none()), "tunnels are made on first use");
+    assert!(engine.deadlines.is_empty(), "and nothing ticks");
+}
+
+#[test]
+fn packets_keep_their_content() {
+    let mut world = World::new(2);
+    world.meet();
+    world.ping(0, 1);
+    for size in [0usize, 1, 15, 16, 17, 500, 1_232] {
+        let payload: Vec<u8> = (0..size).map(|byte| u8::try_from(byte % 251).unwrap()).collect();
+        let ips = [0, 1].map(|at: usize| world.hosts[at].node.addresses[0].addr());
+        let packet = encode_echo_request(ips[0], ips[1], 77, 1, &payload).unwrap();
+        let now = world.now;
+        world.hosts[0].engine.handle_overlay(std::iter::once(PacketBuf::copied_from(&packet)).collect(), now);
+        world.settle();
+        let got = world.hosts[1].delivered.pop().expect("delivered");
+        assert_eq!(&got[..], &packet[..]);
+        assert!(IpPacket::parse(&got).is_ok());
+        world.hosts[1].delivered.clear();
+    }
+}

@@ -1,0 +1,333 @@
+//! [`Reach`]: how this node can be reached, and what the coordinator and the peers are told of it.
+//!
+//! It keeps the home region, asks STUN servers for our public addresses through the very sockets that carry data,
+//! reads the interfaces, and turns it all into a list of endpoints. It is fed and drained by the driver; time and
+//! addresses come in as arguments.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sandd_control_client::netmap::{DerpMap, RegionId};
+use sandd_control_client::{EndpointKind, NetInfo};
+
+use super::resolve::StunServer;
+use crate::path::agent::TxId;
+use crate::stun;
+
+/// Keeps the NAT's mapping and notices a new one.
+const STUN_INTERVAL: Duration = Duration::from_secs(20);
+/// Unanswered requests are repeated after this, three times.
+const STUN_RETRY: Duration = Duration::from_millis(200);
+const STUN_TRIES: u32 = 3;
+/// All regions are measured anew.
+const FULL_INTERVAL: Duration = Duration::from_secs(300);
+/// How often the interfaces are read.
+const INTERFACES_INTERVAL: Duration = Duration::from_secs(10);
+/// A public address that is no longer seen is still told for so long.
+const MAPPING_LIFETIME: Duration = Duration::from_secs(310);
+/// A new home must be so much faster than the old one.
+const HOME_GAIN: Duration = Duration::from_millis(10);
+/// Never tell more addresses than peers will try.
+const MAX_ENDPOINTS: usize = 20;
+
+#[derive(Debug)]
+struct Request {
+    server: StunServer,
+    sent: Instant,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    map: Arc<DerpMap>,
+    servers: Vec<StunServer>,
+    home: Option<RegionId>,
+    in_flight: HashMap<TxId, Request>,
+    round: Option<Round>,
+    next_stun: Instant,
+    next_full: Instant,
+    next_interfaces: Instant,
+    latency: BTreeMap<RegionId, Duration>,
+    mapped: BTreeMap<SocketAddr, Instant>,
+    interfaces: BTreeSet<IpAddr>,
+    ports: (u16, Option<u16>),
+    varies: Option<bool>,
+    last_v4: Option<(SocketAddr, Instant)>,
+}
+
+#[derive(Debug)]
+struct Round {
+    started: Instant,
+    tries: u32,
+    next_try: Instant,
+    pending: Vec<StunServer>,
+}
+
+impl Reach {
+    /// `ports` are those of the IPv4 and IPv6 socket; `home` is the region of the last run.
+    pub(crate) fn new(ports: (u16, Option<u16>), home: Option<RegionId>, now: Instant) -> Self {
+        Self {
+            map: Arc::default(),
+            servers: Vec::new(),
+            home,
+            in_flight: HashMap::new(),
+            round: None,
+            next_stun: now,
+            next_full: now,
+            next_interfaces: now,
+            latency: BTreeMap::new(),
+            mapped: BTreeMap::new(),
+            interfaces: BTreeSet::new(),
+            ports,
+            varies: None,
+            last_v4: None,
+        }
+    }
+
+    /// The home of the last run: good until measured better.
+    pub(crate) fn set_home(&mut self, home: Option<RegionId>) {
+        self.home = home;
+    }
+
+    /// Home region.
+    pub(crate) fn home(&self) -> Option<RegionId> {
+        self.home
+    }
+
+    /// The relays changed. A usable home is there at once; measuring may correct it later.
+    pub(crate) fn set_map(&mut self, map: Arc<DerpMap>) {
+        self.map = map;
+        self.latency.retain(|region, _| self.map.regions.contains_key(region));
+        if self.home.is_none_or(|home| !self.usable_home(home)) {
+            self.home = self.fastest().or_else(|| {
+                self.map.regions.keys().copied().find(|region| self.usable_home(*region))
+            });
+        }
+    }
+
+    /// Addresses of the STUN servers are known now.
+    pub(crate) fn set_servers(&mut self, servers: Vec<StunServer>, now: Instant) {
+        self.servers = servers;
+        self.next_full = now + FULL_INTERVAL;
+        self.begin(self.servers.clone(), now);
+    }
+
+    /// Ask again at once: something about the network changed.
+    pub(crate) fn kick(&mut self, now: Instant) {
+        self.begin(self.servers.clone(), now);
+        self.next_interfaces = now;
+    }
+
+    /// Interface addresses as the system has them. True when the set changed.
+    pub(crate) fn set_interfaces(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
+        let changed = addresses != self.interfaces;
+        self.interfaces = addresses;
+        changed
+    }
+
+    /// True when the interfaces are to be read now.
+    pub(crate) fn take_interfaces_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.next_interfaces;
+        if due {
+            self.next_interfaces = now + INTERFACES_INTERVAL;
+        }
+        due
+    }
+
+    /// Requests to send now. `active` is whether anybody talks with us: an idle node keeps silent.
+    pub(crate) fn poll_requests(&mut self, active: bool, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
+        if now >= self.next_full {
+            self.next_full = now + FULL_INTERVAL;
+            self.begin(self.servers.clone(), now);
+        } else if now >= self.next_stun {
+            self.next_stun = now + STUN_INTERVAL;
+            if active && self.round.is_none() {
+                let home: Vec<_> =
+                    self.servers.iter().filter(|server| Some(server.region) == self.home).copied().collect();
+                self.begin(home, now);
+            }
+        }
+        let Some(round) = &mut self.round else { return Vec::new() };
+        if now < round.next_try {
+            return Vec::new();
+        }
+        if round.pending.is_empty() || round.tries >= STUN_TRIES {
+            self.finish_round(now);
+            return Vec::new();
+        }
+        round.tries += 1;
+        round.next_try = now + STUN_RETRY * round.tries;
+        let mut requests = Vec::with_capacity(round.pending.len());
+        for server in &round.pending {
+            let tx = crate::engine::new_tx();
+            self.in_flight.insert(tx, Request { server: *server, sent: now });
+            requests.push((server.addr, stun::binding_request(&tx)));
+        }
+        requests
+    }
+
+    /// A STUN answer. Only those we wait for count. True when the endpoints may have changed.
+    pub(crate) fn handle_response(&mut self, datagram: &[u8], now: Instant) -> bool {
+        let Some((tx, mapped)) = stun::parse_response(datagram) else { return false };
+        let Some(request) = self.in_flight.remove(&tx) else { return false };
+        let rtt = now.saturating_duration_since(request.sent);
+        self.latency.entry(request.server.region).and_modify(|known| *known = rtt.min(*known)).or_insert(rtt);
+        if let Some(round) = &mut self.round {
+            round.pending.retain(|server| *server != request.server);
+            if round.pending.is_empty() {
+                round.next_try = now;
+            }
+        }
+        // A relay host behind its own 1:1 NAT sees our private side: that is no public address.
+        if crate::path::candidate::is_private(mapped.ip()) && !crate::path::candidate::is_private(request.server.addr.ip())
+        {
+            return false;
+        }
+        self.note_mapping(mapped, now);
+        self.mapped.insert(mapped, now).is_none()
+    }
+
+    /// A peer's pong told how our address looks from there.
+    pub(crate) fn observe(&mut self, seen: SocketAddr, now: Instant) {
+        if self.mapped.keys().any(|mapped| mapped.ip() == seen.ip()) {
+            self.note_mapping(seen, now);
+        }
+    }
+
+    fn note_mapping(&mut self, seen: SocketAddr, now: Instant) {
+        if !seen.is_ipv4() {
+            return;
+        }
+        if let Some((before, at)) = self.last_v4
+            && now.saturating_duration_since(at) < Duration::from_secs(60)
+        {
+            self.varies = Some(before != seen);
+        }
+        self.last_v4 = Some((seen, now));
+    }
+
+    /// When [`Self::poll_requests`] is wanted next.
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        let round = self.round.as_ref().map(|round| round.next_try);
+        let regular = self.next_stun.min(self.next_full).min(self.next_interfaces);
+        round.map_or(regular, |at| at.min(regular))
+    }
+
+    /// True while a round waits for answers.
+    pub(crate) fn measuring(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// What peers are told, best first.
+    pub(crate) fn endpoints(&self) -> Vec<(SocketAddr, EndpointKind)> {
+        let mut all: Vec<_> = self.mapped.keys().map(|addr| (*addr, EndpointKind::Stun)).collect();
+        for ip in &self.interfaces {
+            let port = if ip.is_ipv4() { Some(self.ports.0) } else { self.ports.1 };
+            let Some(port) = port else { continue };
+            let addr = SocketAddr::new(*ip, port);
+            if !all.iter().any(|(known, _)| *known == addr) {
+                all.push((addr, EndpointKind::Local));
+            }
+        }
+        all.truncate(MAX_ENDPOINTS);
+        all
+    }
+
+    /// What the coordinator is told of our network.
+    pub(crate) fn net_info(&self) -> NetInfo {
+        let mut info = NetInfo::default();
+        info.preferred_derp = self.home.map_or(0, |home| i64::from(home.0));
+        info.working_udp = self.last_v4.is_some().then_some(true);
+        info.mapping_varies_by_dest_ip = self.varies;
+        info.derp_latency =
+            self.latency.iter().map(|(region, rtt)| (format!("{region}-v4"), rtt.as_secs_f64())).collect();
+        info
+    }
+
+    /// Latency of each region that answered.
+    pub(crate) fn latency(&self) -> &BTreeMap<RegionId, Duration> {
+        &self.latency
+    }
+
+    /// Our public addresses, newest sight first.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.mapped.keys().copied()
+    }
+
+    /// Whether the NAT gives another port for each destination, once known.
+    pub(crate) fn varies(&self) -> Option<bool> {
+        self.varies
+    }
+
+    fn begin(&mut self, pending: Vec<StunServer>, now: Instant) {
+        self.in_flight.clear();
+        self.round = (!pending.is_empty()).then_some(Round { started: now, tries: 0, next_try: now, pending });
+        self.next_stun = now + STUN_INTERVAL;
+    }
+
+    fn finish_round(&mut self, now: Instant) {
+        let Some(round) = self.round.take() else { return };
+        let answered = self.mapped.values().any(|seen| *seen >= round.started);
+        if answered {
+            self.mapped.retain(|_, seen| now.saturating_duration_since(*seen) < MAPPING_LIFETIME);
+        }
+        let Some(best) = self.fastest() else { return };
+        let gain = |home: RegionId| {
+            let old = self.latency.get(&home).copied();
+            let new = self.latency.get(&best).copied().unwrap_or_default();
+            old.is_none_or(|old| old > new + HOME_GAIN && new * 3 < old * 2)
+        };
+        if self.home.is_none_or(|home| !self.usable_home(home) || gain(home)) {
+            self.home = Some(best);
+        }
+    }
+
+    fn usable_home(&self, region: RegionId) -> bool {
+        self.map.regions.get(&region).is_some_and(|region| {
+            !region.no_measure_no_home && region.nodes.iter().any(|node| !node.stun_only)
+        })
+    }
+
+    fn fastest(&self) -> Option<RegionId> {
+        let scored = |(region, rtt): (&RegionId, &Duration)| {
+            let factor = self.map.home_scores.get(region).copied().filter(|score| *score > 0.0).unwrap_or(1.0);
+            (*region, rtt.mul_f64(factor))
+        };
+        self.latency
+            .iter()
+            .filter(|(region, _)| self.usable_home(**region))
+            .map(scored)
+            .min_by_key(|(_, rtt)| *rtt)
+            .map(|(region, _)| region)
+    }
+}
+
+/// Interface addresses that a peer may reach: no loopback, no link-local, none of the mesh itself.
+pub(crate) fn interface_addresses(mesh: &[IpAddr]) -> BTreeSet<IpAddr> {
+    let Ok(interfaces) = if_addrs::get_if_addrs() else { return BTreeSet::new() };
+    interfaces
+        .into_iter()
+        .filter(|interface| interface.is_oper_up() || interface.is_p2p())
+        .map(|interface| interface.ip())
+        .filter(|ip| {
+            let link_local = match ip {
+                IpAddr::V4(ip) => ip.is_link_local(),
+                IpAddr::V6(ip) => ip.is_unicast_link_local(),
+            };
+            !ip.is_loopback() && !link_local && !is_mesh_range(*ip) && !mesh.contains(ip)
+        })
+        .collect()
+}
+
+/// The ranges that coordinators give to nodes.
+fn is_mesh_range(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]),
+        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! Home region, STUN rounds and endpoints with invented time.
+
+use std::net::Ipv4Addr;
+
+use sandd_control_client::netmap::{DerpNode, DerpRegion};
+
+use super::*;
+
+fn region(id: u16) -> (RegionId, Arc<DerpRegion>) {
+    let node = DerpNode {
+        name: id.to_string(),
+        host_name: "relay.test".to_owned(),
+        cert_name: String::new(),
+        ipv4: format!("192.0.2.{id}"),
+        ipv6: "none".to_owned(),
+        derp_port: 443,
+        stun_port: Some(3478),
+        stun_only: false,
+        insecure_for_tests: false,
+        stun_test_ip: String::new(),
+    };
+    let region = DerpRegion {
+        id: RegionId(id),
+        code: id.to_string(),
+        name: id.to_string(),
+        no_measure_no_home: false,
+        avoid: false,
+        nodes: vec![node],
+    };
+    (RegionId(id), Arc::new(region))
+}
+
+fn map(ids: &[u16]) -> Arc<DerpMap> {
+    Arc::new(DerpMap { regions: ids.iter().map(|id| region(*id)).collect(), ..DerpMap::default() })
+}
+
+fn server(id: u8) -> StunServer {
+    StunServer { region: RegionId(id.into()), addr: (Ipv4Addr::new(192, 0, 2, id), 3478).into() }
+}
+
+fn answer(request: &[u8], mapped: &str) -> Vec<u8> {
+    let tx = stun::parse_request(request).unwrap();
+    stun::binding_response(&tx, mapped.parse().unwrap())
+}
+
+#[test]
+fn the_only_region_is_home_at_once() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[7]));
+    assert_eq!(reach.home(), Some(RegionId(7)));
+}
+
+#[test]
+fn the_last_home_is_kept_until_another_is_clearly_faster() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), Some(RegionId(2)), now);
+    reach.set_map(map(&[1, 2]));
+    assert_eq!(reach.home(), Some(RegionId(2)));
+    reach.set_servers(vec![server(1), server(2)], now);
+    let requests = reach.poll_requests(true, now);
+    assert_eq!(requests.len(), 2);
+    for (to, request) in requests {
+        let millis = if to.ip() == server(1).addr.ip() { 10 } else { 90 };
+        assert!(reach.handle_response(&answer(&request, "203.0.113.5:4000"), now + Duration::from_millis(millis)) || millis == 90);
+    }
+    let later = now + Duration::from_millis(100);
+    reach.poll_requests(true, later);
+    assert_eq!(reach.home(), Some(RegionId(1)));
+    assert_eq!(reach.endpoints()[0], ("203.0.113.5:4000".parse().unwrap(), EndpointKind::Stun));
+}
+
+#[test]
+fn answers_nobody_waits_for_are_ignored() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1]));
+    reach.set_servers(vec![server(1)], now);
+    let forged = stun::binding_response(&[7; 12], "198.51.100.66:666".parse().unwrap());
+    assert!(!reach.handle_response(&forged, now));
+    assert!(reach.endpoints().is_empty());
+}
+
+#[test]
+fn an_unanswered_request_is_repeated_three_times() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1]));
+    reach.set_servers(vec![server(1)], now);
+    let mut sent = 0;
+    let mut at = now;
+    while reach.measuring() {
+        sent += reach.poll_requests(true, at).len();
+        at = reach.poll_timeout().max(at + Duration::from_millis(1));
+    }
+    assert_eq!(sent, 3);
+}
+
+#[test]
+fn two_mappings_at_once_mean_a_hard_nat() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1]));
+    reach.set_servers(vec![server(1)], now);
+    let (_, request) = reach.poll_requests(true, now).remove(0);
+    reach.handle_response(&answer(&request, "203.0.113.5:4000"), now);
+    assert_eq!(reach.varies(), None);
+    reach.observe("203.0.113.5:4000".parse().unwrap(), now);
+    assert_eq!(reach.varies(), Some(false));
+    reach.observe("203.0.113.5:5111".parse().unwrap(), now);
+    assert_eq!(reach.varies(), Some(true));
+}

@@ -1,0 +1,512 @@
+//! [`PathAgent`]: the machine of one peer, described in the essay of [`super`].
+//!
+//! In go pings, pongs, call-me-maybes, what was sent and what opened, each with `now`; out come [`PathAction`]s
+//! (the engine seals and sends them) and the [`Route`] that data takes. Limits of S-16 hold here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::candidate::{Candidate, Origin, clearly_better};
+
+pub(crate) type TxId = [u8; 12];
+
+/// Addresses kept for one peer (S-16).
+const MAX_CANDIDATES: usize = 32;
+/// Pings waiting for a pong.
+const MAX_PROBES: usize = 128;
+/// Between two pings to one address (S-16: five a second).
+const PING_GAP: Duration = Duration::from_millis(200);
+/// Between two pings that answer a ping from the same address.
+const TRIGGERED_GAP: Duration = Duration::from_millis(250);
+/// Between two call-me-maybes to one peer.
+const CALL_GAP: Duration = Duration::from_secs(1);
+/// Pong waited for.
+const PROBE_LIFETIME: Duration = Duration::from_secs(5);
+/// Pauses between discovery rounds, the last one repeating while there is traffic.
+const DISCOVERY_PAUSES: [Duration; 5] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1_000),
+    Duration::from_millis(2_000),
+    Duration::from_millis(5_000),
+];
+/// Discovery pause without traffic.
+const DISCOVERY_IDLE: Duration = Duration::from_secs(60);
+/// A full round though the path works, to find a better one.
+const UPGRADE_INTERVAL: Duration = Duration::from_secs(30);
+const GOOD_ENOUGH_RTT: Duration = Duration::from_millis(5);
+/// Heartbeats under traffic and for a while after it.
+const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
+const HEARTBEAT_CALM: Duration = Duration::from_secs(3);
+/// Traffic counts as present for this long.
+const BUSY_FOR: Duration = Duration::from_secs(5);
+/// After this silence nothing is pinged any more.
+const ACTIVE_FOR: Duration = Duration::from_secs(45);
+/// Least time an answer is waited for before the path is suspected.
+const SUSPECT_AFTER: Duration = Duration::from_millis(400);
+/// Data sent for so long without any sign of life from the path.
+const SILENCE_LIMIT: Duration = Duration::from_millis(1_500);
+/// A path unproven for this long is used together with the relay until it answers.
+const PROOF_LIFETIME: Duration = Duration::from_millis(4_500);
+const SUSPECT_PROBE_GAP: Duration = Duration::from_millis(200);
+const SUSPECT_MISSES: u32 = 3;
+/// Addresses only heard from are forgotten after this.
+const HEARD_LIFETIME: Duration = Duration::from_secs(45);
+
+/// Where data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// The relay alone.
+    Relay,
+    /// This address alone.
+    Direct(SocketAddr),
+    /// Both: the address is under suspicion.
+    Both(SocketAddr),
+}
+
+/// What the engine is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PathAction {
+    /// Send a disco ping to this address.
+    Ping { to: SocketAddr, tx: TxId },
+    /// Send our endpoints over the relay.
+    CallMeMaybe,
+    /// The route has changed for those who watch: a direct address, or the relay.
+    Changed(Option<SocketAddr>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Relay,
+    Direct { best: SocketAddr },
+    Suspect { best: SocketAddr, misses: u32, next_probe: Instant },
+}
+
+#[derive(Debug)]
+struct Probe {
+    to: SocketAddr,
+    sent: Instant,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct PathAgent {
+    state: State,
+    candidates: BTreeMap<SocketAddr, Candidate>,
+    probes: BTreeMap<TxId, Probe>,
+    actions: VecDeque<PathAction>,
+    new_tx: fn() -> TxId,
+    /// Next discovery round and how many went before.
+    discovery: Option<(Instant, usize)>,
+    next_heartbeat: Option<Instant>,
+    next_upgrade: Option<Instant>,
+    last_call: Option<Instant>,
+    last_sent: Option<Instant>,
+    /// First packet sent since the path in use last proved itself.
+    unanswered_since: Option<Instant>,
+    last_proof: Option<Instant>,
+}
+
+impl PathAgent {
+    /// A peer reached by relay alone. `new_tx` draws transaction ids.
+    pub(crate) fn new(new_tx: fn() -> TxId) -> Self {
+        Self {
+            state: State::Relay,
+            candidates: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            actions: VecDeque::new(),
+            new_tx,
+            discovery: None,
+            next_heartbeat: None,
+            next_upgrade: None,
+            last_call: None,
+            last_sent: None,
+            unanswered_since: None,
+            last_proof: None,
+        }
+    }
+
+    /// Where data goes now.
+    pub(crate) fn route(&self) -> Route {
+        match self.state {
+            State::Relay => Route::Relay,
+            State::Direct { best } => Route::Direct(best),
+            State::Suspect { best, .. } => Route::Both(best),
+        }
+    }
+
+    /// The direct address in use, trusted or not.
+    pub(crate) fn best(&self) -> Option<SocketAddr> {
+        match self.state {
+            State::Relay => None,
+            State::Direct { best } | State::Suspect { best, .. } => Some(best),
+        }
+    }
+
+    /// Round trip on the path in use.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.candidates.get(&self.best()?)?.rtt()
+    }
+
+    /// A few addresses worth a handshake message besides the relay, best guesses first.
+    pub(crate) fn likely(&self) -> Vec<SocketAddr> {
+        let mut all: Vec<_> = self.candidates.iter().map(|(addr, known)| (known.last_pong.is_none(), *addr)).collect();
+        all.sort();
+        all.into_iter().take(4).map(|(_, addr)| addr).collect()
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<PathAction> {
+        self.actions.pop_front()
+    }
+
+    /// The addresses the coordinator knows now.
+    pub(crate) fn set_netmap_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
+        let best = self.best();
+        self.candidates.retain(|addr, known| {
+            known.origin != Origin::Netmap || Some(*addr) == best || endpoints.contains(addr)
+        });
+        let fresh = endpoints.iter().filter(|addr| self.add_candidate(**addr, Origin::Netmap, now)).count();
+        if fresh > 0 && self.active(now) && matches!(self.state, State::Relay) {
+            self.start_discovery(now);
+        }
+    }
+
+    /// The peer named its addresses over the relay.
+    pub(crate) fn handle_call_me_maybe(&mut self, endpoints: &[SocketAddr], now: Instant) {
+        let best = self.best();
+        self.candidates.retain(|addr, known| {
+            known.origin != Origin::CallMeMaybe || Some(*addr) == best || endpoints.contains(addr)
+        });
+        for addr in endpoints.iter().take(MAX_CANDIDATES) {
+            self.add_candidate(*addr, Origin::CallMeMaybe, now);
+        }
+        self.ping_all(now, PING_GAP);
+        if !matches!(self.state, State::Direct { .. }) {
+            self.call(now);
+        }
+    }
+
+    /// A disco ping of the peer came from `from`; the engine has answered it.
+    pub(crate) fn handle_ping(&mut self, from: SocketAddr, now: Instant) {
+        self.add_candidate(from, Origin::Heard, now);
+        if self.route() != Route::Direct(from) {
+            self.ping(from, now, TRIGGERED_GAP);
+        }
+    }
+
+    /// A pong arrived over UDP; returns the address it proves.
+    pub(crate) fn handle_pong(&mut self, tx: TxId, now: Instant) -> Option<SocketAddr> {
+        let probe = self.probes.remove(&tx)?;
+        let rtt = now.saturating_duration_since(probe.sent);
+        let known = self.candidates.get_mut(&probe.to)?;
+        known.record_rtt(rtt, now);
+        match self.state {
+            State::Relay => self.go_direct(probe.to, now),
+            State::Suspect { .. } => {
+                self.prove(now);
+                self.go_direct(probe.to, now);
+            }
+            State::Direct { best } if best == probe.to => self.prove(now),
+            State::Direct { best } => self.consider(probe.to, best, now),
+        }
+        Some(probe.to)
+    }
+
+    /// A WireGuard packet to the peer goes out.
+    pub(crate) fn handle_sent(&mut self, now: Instant) {
+        let was_active = self.active(now);
+        self.last_sent = Some(now);
+        self.unanswered_since.get_or_insert(now);
+        match self.state {
+            State::Relay => {
+                let soon = now + BUSY_FOR;
+                if !was_active || self.discovery.is_none_or(|(at, _)| at > soon) {
+                    self.start_discovery(now);
+                }
+            }
+            State::Direct { .. } => {
+                if self.last_proof.is_none_or(|proof| now.saturating_duration_since(proof) > PROOF_LIFETIME) {
+                    self.suspect(now);
+                } else if !was_active || self.next_heartbeat.is_none() {
+                    self.next_heartbeat = Some(now);
+                }
+            }
+            State::Suspect { .. } => {}
+        }
+    }
+
+    /// A WireGuard packet of the peer opened; `from` is its UDP source, or nothing for the relay.
+    pub(crate) fn handle_opened(&mut self, from: Option<SocketAddr>, now: Instant) {
+        let Some(from) = from else { return };
+        match self.state {
+            State::Direct { best } if best == from => self.prove(now),
+            State::Suspect { best, .. } if best == from => {
+                self.prove(now);
+                self.state = State::Direct { best };
+                self.schedule_heartbeat(now);
+            }
+            State::Relay | State::Suspect { .. } => {
+                self.add_candidate(from, Origin::Heard, now);
+                self.ping(from, now, TRIGGERED_GAP);
+                self.prove(now);
+                self.go_direct(from, now);
+            }
+            State::Direct { .. } => {
+                self.add_candidate(from, Origin::Heard, now);
+                self.ping(from, now, TRIGGERED_GAP);
+            }
+        }
+    }
+
+    /// The kernel says that `to` cannot be reached.
+    pub(crate) fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
+        if self.best() == Some(to) && matches!(self.state, State::Direct { .. }) {
+            self.suspect(now);
+        }
+    }
+
+    /// The peer has a new disco key, a session has come up, or our own addresses changed: ask everything anew.
+    pub(crate) fn restart_discovery(&mut self, now: Instant) {
+        self.probes.clear();
+        for known in self.candidates.values_mut() {
+            known.last_ping = None;
+        }
+        self.last_call = None;
+        match self.state {
+            State::Relay => self.start_discovery(now),
+            State::Direct { .. } => {
+                self.ping_all(now, Duration::ZERO);
+                self.call(now);
+            }
+            State::Suspect { .. } => {}
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.probes.retain(|_, probe| now.saturating_duration_since(probe.sent) < PROBE_LIFETIME);
+        let best = self.best();
+        self.candidates.retain(|addr, known| {
+            let stale = known.last_heard.is_none_or(|heard| now.saturating_duration_since(heard) > HEARD_LIFETIME);
+            known.origin != Origin::Heard || Some(*addr) == best || !stale
+        });
+        match self.state {
+            State::Relay => self.run_discovery(now),
+            State::Direct { best } => self.run_direct(best, now),
+            State::Suspect { best, misses, next_probe } if now >= next_probe => {
+                self.run_suspect(best, misses, now);
+            }
+            State::Suspect { .. } => {}
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is wanted next.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Relay => self.discovery.map(|(at, _)| at),
+            State::Direct { best } => {
+                let owed = self.answer_deadline(best);
+                [self.next_heartbeat, self.next_upgrade, owed].into_iter().flatten().min()
+            }
+            State::Suspect { next_probe, .. } => Some(next_probe),
+        }
+    }
+
+    fn active(&self, now: Instant) -> bool {
+        self.last_sent.is_some_and(|sent| now.saturating_duration_since(sent) < ACTIVE_FOR)
+    }
+
+    fn busy(&self, now: Instant) -> bool {
+        self.last_sent.is_some_and(|sent| now.saturating_duration_since(sent) < BUSY_FOR)
+    }
+
+    fn prove(&mut self, now: Instant) {
+        self.last_proof = Some(now);
+        self.unanswered_since = None;
+    }
+
+    fn start_discovery(&mut self, now: Instant) {
+        self.discovery = Some((now, 0));
+        self.run_discovery(now);
+    }
+
+    fn run_discovery(&mut self, now: Instant) {
+        let Some((at, round)) = self.discovery else { return };
+        if now < at {
+            return;
+        }
+        if !self.active(now) {
+            self.discovery = None;
+            return;
+        }
+        self.ping_all(now, PING_GAP);
+        self.call(now);
+        let step = DISCOVERY_PAUSES.get(round).or(DISCOVERY_PAUSES.last()).copied().unwrap_or(DISCOVERY_IDLE);
+        let pause = if self.busy(now) { step } else { step.max(DISCOVERY_IDLE) };
+        self.discovery = Some((now + pause, round + 1));
+    }
+
+    fn run_direct(&mut self, best: SocketAddr, now: Instant) {
+        if self.answer_deadline(best).is_some_and(|deadline| now >= deadline) {
+            self.suspect(now);
+            return;
+        }
+        if self.next_heartbeat.is_some_and(|at| now >= at) {
+            if self.active(now) {
+                self.ping(best, now, PING_GAP);
+                self.schedule_heartbeat(now);
+            } else {
+                self.next_heartbeat = None;
+            }
+        }
+        if self.next_upgrade.is_some_and(|at| now >= at) {
+            let worth = self.active(now) && self.rtt().is_none_or(|rtt| rtt > GOOD_ENOUGH_RTT);
+            if worth {
+                self.ping_all(now, PING_GAP);
+            }
+            self.next_upgrade = self.active(now).then(|| now + UPGRADE_INTERVAL);
+        }
+    }
+
+    /// When the path in use must have answered: a ping that is overdue, or data that nobody answers.
+    fn answer_deadline(&self, best: SocketAddr) -> Option<Instant> {
+        let patience = self.rtt().map_or(SUSPECT_AFTER, |rtt| (rtt * 3).max(SUSPECT_AFTER));
+        let after_proof = |sent: Instant| self.last_proof.is_none_or(|proof| proof < sent);
+        let ping = self.probes.values().filter(|probe| probe.to == best && after_proof(probe.sent)).map(|p| p.sent).min();
+        // One-way streams answer nothing for long: only silence while a heartbeat is out counts.
+        let data = self.unanswered_since.filter(|_| ping.is_some()).map(|since| since + SILENCE_LIMIT);
+        [ping.map(|sent| sent + patience), data].into_iter().flatten().min()
+    }
+
+    fn suspect(&mut self, now: Instant) {
+        if let Some(best) = self.best() {
+            self.state = State::Suspect { best, misses: 0, next_probe: now };
+            self.call(now);
+            self.run_suspect(best, 0, now);
+        }
+    }
+
+    fn run_suspect(&mut self, best: SocketAddr, misses: u32, now: Instant) {
+        if misses > SUSPECT_MISSES {
+            self.candidates.remove(&best).map(|old| self.candidates.insert(best, Candidate::new(old.origin)));
+            self.state = State::Relay;
+            self.next_heartbeat = None;
+            self.next_upgrade = None;
+            self.actions.push_back(PathAction::Changed(None));
+            self.start_discovery(now);
+            return;
+        }
+        self.force_ping(best, now);
+        self.ping_all(now, PING_GAP);
+        self.state = State::Suspect { best, misses: misses + 1, next_probe: now + SUSPECT_PROBE_GAP };
+    }
+
+    fn consider(&mut self, other: SocketAddr, best: SocketAddr, now: Instant) {
+        let rtt = |addr| self.candidates.get(&addr).filter(|known| known.proven_twice()).and_then(Candidate::rtt);
+        match (rtt(other), self.rtt()) {
+            (Some(other_rtt), Some(best_rtt)) if clearly_better((other, other_rtt), (best, best_rtt)) => {
+                self.prove(now);
+                self.go_direct(other, now);
+            }
+            (Some(_), _) => {}
+            // One pong says that it works; a second one lets it compete.
+            (None, _) => self.ping(other, now, PING_GAP),
+        }
+    }
+
+    fn go_direct(&mut self, best: SocketAddr, now: Instant) {
+        let before = self.best();
+        self.state = State::Direct { best };
+        self.last_proof = Some(now);
+        self.unanswered_since = None;
+        self.discovery = None;
+        self.next_upgrade = Some(now + UPGRADE_INTERVAL);
+        self.schedule_heartbeat(now);
+        if before != Some(best) {
+            self.actions.push_back(PathAction::Changed(Some(best)));
+        }
+    }
+
+    fn schedule_heartbeat(&mut self, now: Instant) {
+        let pause = if self.busy(now) { HEARTBEAT_BUSY } else { HEARTBEAT_CALM };
+        self.next_heartbeat = self.active(now).then(|| now + pause);
+    }
+
+    fn ping_all(&mut self, now: Instant, gap: Duration) {
+        let all: Vec<_> = self.candidates.keys().copied().collect();
+        for addr in all {
+            self.ping(addr, now, gap);
+        }
+    }
+
+    fn ping(&mut self, to: SocketAddr, now: Instant, gap: Duration) {
+        let due = self.candidates.get(&to).is_some_and(|known| {
+            known.last_ping.is_none_or(|last| now.saturating_duration_since(last) >= gap)
+        });
+        if due {
+            self.force_ping(to, now);
+        }
+    }
+
+    fn force_ping(&mut self, to: SocketAddr, now: Instant) {
+        if self.probes.len() >= MAX_PROBES {
+            return;
+        }
+        if let Some(known) = self.candidates.get_mut(&to) {
+            known.last_ping = Some(now);
+        }
+        let tx = (self.new_tx)();
+        self.probes.insert(tx, Probe { to, sent: now });
+        self.actions.push_back(PathAction::Ping { to, tx });
+    }
+
+    fn call(&mut self, now: Instant) {
+        // The ladder's early rounds are allowed: a lost call is what they are for.
+        let early = self.discovery.is_some_and(|(_, round)| round < 3);
+        let gap = if early { PING_GAP } else { CALL_GAP };
+        if self.last_call.is_none_or(|last| now.saturating_duration_since(last) >= gap) {
+            self.last_call = Some(now);
+            self.actions.push_back(PathAction::CallMeMaybe);
+        }
+    }
+
+    /// Notes an address; true when it is new.
+    fn add_candidate(&mut self, addr: SocketAddr, origin: Origin, now: Instant) -> bool {
+        if !usable(addr) {
+            return false;
+        }
+        if let Some(known) = self.candidates.get_mut(&addr) {
+            known.origin = known.origin.min(origin);
+            known.last_heard = Some(now);
+            return false;
+        }
+        if self.candidates.len() >= MAX_CANDIDATES {
+            let best = self.best();
+            let oldest = self
+                .candidates
+                .iter()
+                .filter(|(known, _)| Some(**known) != best)
+                .max_by_key(|(_, known)| (known.origin, std::cmp::Reverse(known.last_heard)))
+                .map(|(addr, _)| *addr);
+            let Some(oldest) = oldest else { return false };
+            self.candidates.remove(&oldest);
+        }
+        let mut known = Candidate::new(origin);
+        known.last_heard = Some(now);
+        self.candidates.insert(addr, known);
+        true
+    }
+}
+
+fn usable(addr: SocketAddr) -> bool {
+    let ip_ok = match addr.ip() {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
+    };
+    ip_ok && addr.port() != 0
+}
+
+#[cfg(test)]
+mod tests;

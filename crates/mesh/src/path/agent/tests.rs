@@ -1,0 +1,212 @@
+//! The stories of the essay, told with invented time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+
+fn next_tx() -> TxId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut tx = [0u8; 12];
+    tx[4..].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    tx
+}
+
+struct Story {
+    agent: PathAgent,
+    now: Instant,
+}
+
+impl Story {
+    fn new(endpoints: &[&str]) -> Self {
+        let now = Instant::now();
+        let mut agent = PathAgent::new(next_tx);
+        let endpoints: Vec<_> = endpoints.iter().map(|text| text.parse().unwrap()).collect();
+        agent.set_netmap_endpoints(&endpoints, now);
+        Self { agent, now }
+    }
+
+    fn after(&mut self, millis: u64) {
+        let end = self.now + Duration::from_millis(millis);
+        while let Some(at) = self.agent.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.agent.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    fn actions(&mut self) -> Vec<PathAction> {
+        std::iter::from_fn(|| self.agent.poll_action()).collect()
+    }
+
+    fn pings(&mut self) -> Vec<(SocketAddr, TxId)> {
+        self.actions()
+            .into_iter()
+            .filter_map(|action| match action {
+                PathAction::Ping { to, tx } => Some((to, tx)),
+                PathAction::CallMeMaybe | PathAction::Changed(_) => None,
+            })
+            .collect()
+    }
+
+    fn go_direct(&mut self) {
+        self.agent.handle_sent(self.now);
+        let (_, tx) = self.pings()[0];
+        self.after(10);
+        self.agent.handle_pong(tx, self.now).unwrap();
+        self.actions();
+    }
+}
+
+const ADDR: &str = "203.0.113.9:41641";
+
+fn addr() -> SocketAddr {
+    ADDR.parse().unwrap()
+}
+
+#[test]
+fn a_quiet_peer_costs_nothing() {
+    let mut story = Story::new(&[ADDR]);
+    assert_eq!(story.agent.poll_timeout(), None);
+    assert!(story.actions().is_empty());
+    assert_eq!(story.agent.route(), Route::Relay);
+}
+
+#[test]
+fn the_first_packet_pings_and_calls_at_once() {
+    let mut story = Story::new(&[ADDR]);
+    story.agent.handle_sent(story.now);
+    let actions = story.actions();
+    assert!(matches!(actions[0], PathAction::Ping { to, .. } if to == addr()));
+    assert_eq!(actions[1], PathAction::CallMeMaybe);
+}
+
+#[test]
+fn a_lost_round_is_repeated_after_a_quarter_second() {
+    let mut story = Story::new(&[ADDR]);
+    story.agent.handle_sent(story.now);
+    story.actions();
+    story.after(249);
+    assert!(story.actions().is_empty());
+    story.after(2);
+    let actions = story.actions();
+    assert_eq!(actions.len(), 2, "{actions:?}");
+}
+
+#[test]
+fn the_first_pong_makes_it_direct() {
+    let mut story = Story::new(&[ADDR]);
+    story.agent.handle_sent(story.now);
+    let (_, tx) = story.pings()[0];
+    story.after(30);
+    assert_eq!(story.agent.handle_pong(tx, story.now), Some(addr()));
+    assert_eq!(story.agent.route(), Route::Direct(addr()));
+    assert_eq!(story.actions(), vec![PathAction::Changed(Some(addr()))]);
+    assert_eq!(story.agent.handle_pong(tx, story.now), None, "an answer counts once");
+}
+
+#[test]
+fn a_pong_nobody_asked_for_moves_nothing() {
+    let mut story = Story::new(&[ADDR]);
+    assert_eq!(story.agent.handle_pong([9; 12], story.now), None);
+    assert_eq!(story.agent.route(), Route::Relay);
+}
+
+#[test]
+fn a_ping_from_an_unused_address_is_pinged_back_once() {
+    let mut story = Story::new(&[]);
+    story.agent.handle_ping(addr(), story.now);
+    assert_eq!(story.pings().len(), 1);
+    story.after(100);
+    story.agent.handle_ping(addr(), story.now);
+    assert!(story.pings().is_empty());
+    story.after(200);
+    story.agent.handle_ping(addr(), story.now);
+    assert_eq!(story.pings().len(), 1);
+}
+
+#[test]
+fn a_call_is_answered_by_pings_and_a_call() {
+    let mut story = Story::new(&[]);
+    story.agent.handle_call_me_maybe(&[addr()], story.now);
+    let actions = story.actions();
+    assert!(matches!(actions[0], PathAction::Ping { to, .. } if to == addr()));
+    assert_eq!(actions[1], PathAction::CallMeMaybe);
+}
+
+#[test]
+fn silence_under_traffic_brings_the_relay_back_within_a_second_and_a_half() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    let start = story.now;
+    let mut mirrored_after = None;
+    for _ in 0..200 {
+        story.after(20);
+        story.agent.handle_sent(story.now);
+        if story.agent.route() != Route::Direct(addr()) && mirrored_after.is_none() {
+            mirrored_after = Some(story.now - start);
+        }
+    }
+    let mirrored = mirrored_after.unwrap();
+    assert!(mirrored <= Duration::from_millis(1_500), "{mirrored:?}");
+    assert_eq!(story.agent.route(), Route::Relay, "three unanswered probes end it");
+}
+
+#[test]
+fn an_answer_clears_the_suspicion() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    story.agent.handle_sent(story.now);
+    story.after(1_600);
+    assert_eq!(story.agent.route(), Route::Both(addr()));
+    story.agent.handle_opened(Some(addr()), story.now);
+    assert_eq!(story.agent.route(), Route::Direct(addr()));
+}
+
+#[test]
+fn data_that_opens_keeps_a_path_without_pongs() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    for _ in 0..500 {
+        story.after(20);
+        story.agent.handle_sent(story.now);
+        story.agent.handle_opened(Some(addr()), story.now);
+        assert_eq!(story.agent.route(), Route::Direct(addr()));
+    }
+}
+
+#[test]
+fn data_from_a_new_address_moves_a_relayed_peer() {
+    let mut story = Story::new(&[]);
+    story.agent.handle_sent(story.now);
+    story.agent.handle_opened(Some(addr()), story.now);
+    assert_eq!(story.agent.route(), Route::Direct(addr()));
+}
+
+#[test]
+fn a_path_unused_for_long_starts_as_suspect() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    story.after(120_000);
+    assert_eq!(story.agent.poll_timeout(), None, "nothing is pinged when nobody talks");
+    story.agent.handle_sent(story.now);
+    assert_eq!(story.agent.route(), Route::Both(addr()));
+}
+
+#[test]
+fn candidates_are_bounded() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    for port in 1..2_000u16 {
+        story.agent.handle_ping(SocketAddr::from(([198, 51, 100, 1], port)), story.now);
+    }
+    assert!(story.agent.candidates.len() <= MAX_CANDIDATES);
+    assert_eq!(story.agent.best(), Some(addr()), "the path in use is never pushed out");
+    assert!(story.agent.probes.len() <= MAX_PROBES);
+}
+
+#[test]
+fn useless_addresses_are_not_pinged() {
+    let mut story = Story::new(&["0.0.0.0:1", "224.0.0.1:5", "[fe80::1]:5", "203.0.113.1:0", "[ff02::1]:4"]);
+    story.agent.handle_sent(story.now);
+    assert!(story.pings().is_empty());
+}

@@ -1,0 +1,97 @@
+//! [`Candidate`]: an underlay address a peer may be reached at, and the ranking between two that work.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// How we came to know an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// The coordinator named it.
+    Netmap,
+    /// The peer named it in a call-me-maybe.
+    CallMeMaybe,
+    /// The peer's ping or data came from it.
+    Heard,
+}
+
+/// One address with what its pongs told.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) origin: Origin,
+    pub(crate) last_ping: Option<Instant>,
+    pub(crate) last_pong: Option<Instant>,
+    pub(crate) last_heard: Option<Instant>,
+    rtts: [Option<Duration>; 2],
+}
+
+/// A wins by this much before a healthy path is given up for it.
+const GAIN_SHARE: u32 = 10;
+const GAIN_LEAST: Duration = Duration::from_millis(2);
+
+impl Candidate {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self { origin, last_ping: None, last_pong: None, last_heard: None, rtts: [None; 2] }
+    }
+
+    /// Notes a pong.
+    pub(crate) fn record_rtt(&mut self, rtt: Duration, now: Instant) {
+        self.rtts = [Some(rtt), self.rtts[0]];
+        self.last_pong = Some(now);
+    }
+
+    /// The better of the last two round trips: one sample alone never judges.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtts.iter().flatten().min().copied()
+    }
+
+    /// True once two pongs came, so that its round trip may be compared.
+    pub(crate) fn proven_twice(&self) -> bool {
+        self.rtts.iter().all(Option::is_some)
+    }
+}
+
+/// True when moving from a healthy `current` to `other` is worth it.
+pub(crate) fn clearly_better(other: (SocketAddr, Duration), current: (SocketAddr, Duration)) -> bool {
+    let (other_addr, other_rtt) = other;
+    let (current_addr, current_rtt) = current;
+    match (is_private(other_addr.ip()), is_private(current_addr.ip())) {
+        // The same local network: stay off the uplink even when it is a little slower.
+        (true, false) => return other_rtt <= current_rtt + current_rtt / 5 + GAIN_LEAST,
+        (false, true) => return other_rtt * 2 < current_rtt && other_rtt + GAIN_LEAST * 5 < current_rtt,
+        (true, true) | (false, false) => {}
+    }
+    let gain = current_rtt.saturating_sub(other_rtt);
+    gain >= GAIN_LEAST && gain >= current_rtt / GAIN_SHARE
+}
+
+/// Private, link-local or unique-local: reachable only inside one site.
+pub(crate) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str, millis: u64) -> (SocketAddr, Duration) {
+        (text.parse().unwrap(), Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn small_gains_do_not_move_a_path() {
+        assert!(!clearly_better(at("198.51.100.1:1", 99), at("203.0.113.1:1", 100)));
+        assert!(!clearly_better(at("198.51.100.1:1", 95), at("203.0.113.1:1", 100)));
+        assert!(clearly_better(at("198.51.100.1:1", 85), at("203.0.113.1:1", 100)));
+        assert!(!clearly_better(at("198.51.100.1:1", 1), at("203.0.113.1:1", 2)));
+    }
+
+    #[test]
+    fn a_private_address_wins_unless_it_is_much_slower() {
+        assert!(clearly_better(at("192.168.1.2:1", 3), at("203.0.113.1:1", 2)));
+        assert!(!clearly_better(at("203.0.113.1:1", 2), at("192.168.1.2:1", 3)));
+        assert!(!clearly_better(at("192.168.1.2:1", 60), at("203.0.113.1:1", 20)));
+    }
+}

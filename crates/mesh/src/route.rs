@@ -1,0 +1,132 @@
+//! [`RouteTable`]: overlay prefix to peer by longest match, the same table for both directions (S-13).
+//!
+//! Outbound it says which peer gets a packet; inbound, whether a peer may speak for a source. Nearly all entries are
+//! single addresses, found by one hash; prefixes are searched from the longest that exists.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub struct RouteTable<T> {
+    hosts: HashMap<IpAddr, T>,
+    prefixes: HashMap<IpNet, T>,
+    lengths_v4: BTreeSet<u8>,
+    lengths_v6: BTreeSet<u8>,
+}
+
+impl<T> Default for RouteTable<T> {
+    fn default() -> Self {
+        Self {
+            hosts: HashMap::new(),
+            prefixes: HashMap::new(),
+            lengths_v4: BTreeSet::new(),
+            lengths_v6: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T: Copy> RouteTable<T> {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends a prefix to `to`; host bits are ignored. Returns who had it before.
+    pub fn insert(&mut self, prefix: IpNet, to: T) -> Option<T> {
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            return self.hosts.insert(prefix.addr(), to);
+        }
+        self.lengths(prefix).insert(prefix.prefix_len());
+        self.prefixes.insert(prefix.trunc(), to)
+    }
+
+    /// Forgets a prefix and returns who had it.
+    pub fn remove(&mut self, prefix: IpNet) -> Option<T> {
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            return self.hosts.remove(&prefix.addr());
+        }
+        let gone = self.prefixes.remove(&prefix.trunc());
+        let (v4, len) = (prefix.addr().is_ipv4(), prefix.prefix_len());
+        if !self.prefixes.keys().any(|other| other.addr().is_ipv4() == v4 && other.prefix_len() == len) {
+            self.lengths(prefix).remove(&len);
+        }
+        gone
+    }
+
+    /// Who has exactly this prefix.
+    #[must_use]
+    pub fn get(&self, prefix: IpNet) -> Option<T> {
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            return self.hosts.get(&prefix.addr()).copied();
+        }
+        self.prefixes.get(&prefix.trunc()).copied()
+    }
+
+    /// Who has the longest prefix that holds this address.
+    #[must_use]
+    pub fn lookup(&self, ip: IpAddr) -> Option<T> {
+        if let Some(found) = self.hosts.get(&ip) {
+            return Some(*found);
+        }
+        let lengths = if ip.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
+        lengths
+            .iter()
+            .rev()
+            .filter_map(|len| IpNet::new(ip, *len).ok())
+            .find_map(|prefix| self.prefixes.get(&prefix.trunc()).copied())
+    }
+
+    fn lengths(&mut self, prefix: IpNet) -> &mut BTreeSet<u8> {
+        if prefix.addr().is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let mut table = RouteTable::new();
+        table.insert(net("0.0.0.0/0"), 0);
+        table.insert(net("10.0.0.0/8"), 1);
+        table.insert(net("10.1.0.0/16"), 2);
+        table.insert(net("10.1.2.3/32"), 3);
+        for (ip, to) in [("10.1.2.3", 3), ("10.1.2.4", 2), ("10.2.0.1", 1), ("192.0.2.1", 0)] {
+            assert_eq!(table.lookup(ip.parse().unwrap()), Some(to), "{ip}");
+        }
+        assert_eq!(table.lookup("::1".parse().unwrap()), None);
+        table.remove(net("10.1.0.0/16"));
+        assert_eq!(table.lookup("10.1.2.4".parse().unwrap()), Some(1));
+    }
+
+    proptest! {
+        #[test]
+        fn it_equals_a_slow_search(
+            entries in proptest::collection::vec((any::<u32>(), 0u8..=32), 0..20),
+            asked in any::<u32>(),
+        ) {
+            let mut table = RouteTable::new();
+            let mut slow: Vec<(IpNet, usize)> = Vec::new();
+            for (number, (bits, len)) in entries.iter().enumerate() {
+                let prefix = IpNet::new(IpAddr::from(bits.to_be_bytes()), *len).unwrap().trunc();
+                table.insert(prefix, number);
+                slow.retain(|(known, _)| *known != prefix);
+                slow.push((prefix, number));
+            }
+            let ip = IpAddr::from(asked.to_be_bytes());
+            let best = slow.iter().filter(|(prefix, _)| prefix.contains(&ip)).max_by_key(|(prefix, _)| prefix.prefix_len());
+            prop_assert_eq!(table.lookup(ip), best.map(|(_, number)| *number));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What a node says of itself when asked: [`MeshStatus`] and its parts, serialisable for machines.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Counters;
+
+/// The way packets to a peer take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerPath {
+    /// Straight to this underlay address.
+    Direct(SocketAddr),
+    /// Over the relay of this region.
+    Relayed(u16),
+    /// There is none: no relay is known and no address answered.
+    Unknown,
+}
+
+impl std::fmt::Display for PeerPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Direct(addr) => write!(f, "direct {addr}"),
+            Self::Relayed(region) => write!(f, "relayed by region {region}"),
+            Self::Unknown => f.write_str("no path yet"),
+        }
+    }
+}
+
+/// How things stand with the coordinator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlStatus {
+    /// `connecting`, `connected`, `disconnected`, `login-required`, `stopped`, `logged-out`.
+    pub state: String,
+    /// The last problem, in words, with what to do.
+    pub error: Option<String>,
+    /// Where a person logs the node in.
+    pub login_url: Option<String>,
+}
+
+/// The node as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// Full name on the mesh.
+    pub name: Option<String>,
+    /// Mesh addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Public key.
+    pub node_key: String,
+    /// `userspace`, or the TUN device's name.
+    pub device: String,
+    /// Coordinator.
+    pub control: ControlStatus,
+    /// Home region and whether its relay is connected.
+    pub home_region: Option<u16>,
+    /// True while the home relay is connected.
+    pub relay_connected: bool,
+    /// Underlay addresses that peers are told.
+    pub endpoints: Vec<SocketAddr>,
+    /// UDP port.
+    pub port: u16,
+    /// Peers by name.
+    pub peers: Vec<PeerStatus>,
+    /// Packet counters.
+    pub counters: Counters,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Full name.
+    pub name: String,
+    /// Host name as it told.
+    pub hostname: String,
+    /// Mesh addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Public key.
+    pub node_key: String,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Connected to the coordinator, as far as that says.
+    pub online: Option<bool>,
+    /// Its key has ended: nothing is sent to it.
+    pub expired: bool,
+    /// Path in use.
+    pub path: PeerPath,
+    /// Milliseconds since this path is in use.
+    pub path_for_ms: Option<u64>,
+    /// The direct path owes an answer; the relay is used beside it.
+    pub suspect: bool,
+    /// Round trip on the direct path in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// A WireGuard session stands.
+    pub session: bool,
+    /// Seconds since its handshake.
+    pub session_age_secs: Option<u64>,
+    /// Bytes of overlay packets sent and received.
+    pub tx_bytes: u64,
+    /// See `tx_bytes`.
+    pub rx_bytes: u64,
+    /// Milliseconds since the last authenticated packet of it.
+    pub last_received_ms: Option<u64>,
+}
+
+/// Who stands behind a mesh address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoIs {
+    /// Coordinator's number.
+    pub node_id: i64,
+    /// Public key: the identity.
+    pub node_key: String,
+    /// Full name.
+    pub name: String,
+    /// First label.
+    pub short_name: String,
+    /// Owner's login name, where told.
+    pub user: Option<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// All its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An answered ping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PingReply {
+    /// Peer's full name.
+    pub name: String,
+    /// Address pinged.
+    pub address: IpAddr,
+    /// Round trip through the tunnel in milliseconds.
+    pub rtt_ms: f64,
+    /// Path on which the answer came.
+    pub path: PeerPath,
+}
+
+/// What the network around this node allows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetReport {
+    /// A STUN server answered: UDP gets out and back.
+    pub udp: bool,
+    /// Our addresses as the outside sees them.
+    pub public_addresses: Vec<SocketAddr>,
+    /// The NAT gives each destination another port ("hard NAT"): direct paths need the other side's help.
+    pub mapping_varies: Option<bool>,
+    /// Home region.
+    pub home_region: Option<u16>,
+    /// True while its relay is connected.
+    pub relay_connected: bool,
+    /// Every region of the relay map.
+    pub regions: Vec<RegionLatency>,
+}
+
+/// One region and how far it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionLatency {
+    /// Number.
+    pub region: u16,
+    /// Name.
+    pub name: String,
+    /// Round trip to its STUN server in milliseconds; absent when none answered.
+    pub latency_ms: Option<f64>,
+}
