@@ -1,0 +1,19 @@
+//! The sockets that an embedder holds, the same over the userspace stack and over a kernel device.
+//!
+//! They stand at the very end of a packet's way. [`TcpStream`] is `AsyncRead + AsyncWrite`, errors are those of the
+//! standard library with a sentence in them; so code written for tokio's own sockets works unmodified. Over the
+//! userspace stack every operation locks the [`SharedStack`](crate::netstack::SharedStack) briefly; over a TUN device
+//! they are tokio's sockets, bound to the mesh addresses.
+
+mod addr;
+mod ping;
+mod tcp;
+mod udp;
+
+pub use addr::{AddrError, MeshAddr, MeshHost};
+pub use ping::PingError;
+pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! TCP over the mesh: [`TcpStream`] and [`TcpListener`].
+
+mod listener;
+mod stream;
+
+pub use listener::TcpListener;
+pub use stream::TcpStream;

@@ -1,0 +1,390 @@
+//! [`Stack`]: the pure machine. Its socket operations are in `tcp.rs`, `udp.rs` and `echo.rs`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::wire::HardwareAddress;
+
+use super::clock::Clock;
+use super::connection::{Connection, Patience};
+use super::device::QueueDevice;
+use super::echo::Echoes;
+use super::ingress::{self, FourTuple, Inbound, Kind};
+use super::listener::Listener;
+use super::ports::Random;
+use super::schedule::Schedule;
+use super::udp::Datagrams;
+use super::{ConnectionId, ListenerId, StackMetrics, UdpId};
+use crate::packet::{PacketBatch, PacketBuf};
+
+/// Segments that one connection may send before the next one gets its turn.
+const QUANTUM: usize = 32;
+/// Packets to ourselves that one poll may carry around.
+const LOOPED_PER_POLL: usize = 4_096;
+/// When smoltcp says "at once" and then does nothing, it is asked again after this.
+const NOTHING_DONE: Duration = Duration::from_millis(5);
+
+/// What a stack is made from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StackConfig {
+    /// Largest IP packet, at least 1280.
+    pub mtu: usize,
+    /// From the system's random source; other than that only in tests.
+    pub seed: [u8; 16],
+    /// Bytes that a connection may receive unread. Rounded up to one less than a power of two: then the window of a
+    /// SYN, which cannot be scaled exactly, never promises more than there is.
+    pub receive_buffer: usize,
+    /// Bytes that a connection may hold unsent or unacknowledged.
+    pub send_buffer: usize,
+    /// Bound on connections of all kinds.
+    pub max_connections: usize,
+    /// How long a peer may take to complete a handshake.
+    pub connect_timeout: Duration,
+    /// How long a peer may leave sent data unacknowledged. Long, since a mesh path can be away for a minute.
+    pub stall_timeout: Duration,
+}
+
+impl StackConfig {
+    /// The defaults for a given MTU.
+    #[must_use]
+    pub const fn new(mtu: usize, seed: [u8; 16]) -> Self {
+        Self {
+            mtu,
+            seed,
+            receive_buffer: 512 * 1024 - 1,
+            send_buffer: 512 * 1024,
+            max_connections: 16_384,
+            connect_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A userspace TCP/IP stack without clock, task or lock; see the [module](super) for who calls what.
+pub struct Stack {
+    pub(super) interface: Interface,
+    pub(super) device: QueueDevice,
+    nobody: SocketSet<'static>,
+    pub(super) clock: Clock,
+    pub(super) now: Instant,
+    pub(super) config: StackConfig,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) random: Random,
+    pub(super) last_id: u64,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) by_tuple: HashMap<FourTuple, ConnectionId>,
+    pub(super) schedule: Schedule,
+    pub(super) listeners: BTreeMap<ListenerId, Listener>,
+    pub(super) listening: BTreeMap<u16, ListenerId>,
+    pub(super) datagrams: BTreeMap<UdpId, Datagrams>,
+    pub(super) bound: BTreeMap<u16, UdpId>,
+    pub(super) echoes: Echoes,
+    pub(super) wakeups: Vec<Waker>,
+    pub(super) room_waiters: Vec<Waker>,
+    /// An owner gave the driver work since the last poll.
+    pub(super) driver_due: bool,
+    /// The driver was called for it, and has not polled yet.
+    pub(super) driver_called: bool,
+    pub(super) metrics: StackMetrics,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("addresses", &self.addresses)
+            .field("connections", &self.connections.len())
+            .field("listening", &self.listening)
+            .field("metrics", &self.metrics)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    /// A stack without addresses: everything that comes in is dropped until [`set_addresses`](Self::set_addresses).
+    #[must_use]
+    pub fn new(mut config: StackConfig, now: Instant) -> Self {
+        config.mtu = config.mtu.clamp(1280, 65_535);
+        config.receive_buffer = (config.receive_buffer.clamp(65_535, (1 << 24) - 1) + 1).next_power_of_two() - 1;
+        config.send_buffer = config.send_buffer.clamp(4_096, 1 << 24);
+        let clock = Clock::starting_at(now);
+        let mut device = QueueDevice::new(config.mtu);
+        let seed = u128::from_le_bytes(config.seed);
+        let mut inner = Config::new(HardwareAddress::Ip);
+        inner.random_seed = seed as u64;
+        let mut interface = Interface::new(inner, &mut device, clock.inner(now));
+        // smoltcp holds very few addresses; `handle_packets` is the one that compares destinations.
+        interface.set_any_ip(true);
+        Self {
+            interface,
+            device,
+            nobody: SocketSet::new(Vec::new()),
+            clock,
+            now,
+            config,
+            addresses: Vec::new(),
+            random: Random::seeded((seed >> 64) as u64),
+            last_id: 0,
+            connections: BTreeMap::new(),
+            by_tuple: HashMap::new(),
+            schedule: Schedule::default(),
+            listeners: BTreeMap::new(),
+            listening: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            echoes: Echoes::default(),
+            wakeups: Vec::new(),
+            room_waiters: Vec::new(),
+            driver_due: false,
+            driver_called: false,
+            metrics: StackMetrics::default(),
+        }
+    }
+
+    /// The addresses of this node, at most a few of each family. Connections of an address that stays are not touched;
+    /// those of one that goes end with [`SocketError::AddressGone`](super::SocketError::AddressGone).
+    pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
+        self.addresses = addresses
+            .iter()
+            .copied()
+            .filter(|address| ingress::is_host(*address))
+            .collect();
+        self.device.set_local(&self.addresses);
+        self.end_foreign_connections();
+    }
+
+    /// The addresses given last.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// The largest IP packet that this stack sends.
+    #[must_use]
+    pub const fn mtu(&self) -> usize {
+        self.config.mtu
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub const fn metrics(&self) -> StackMetrics {
+        let mut metrics = self.metrics;
+        metrics.dropped_transmit = self.device.dropped();
+        metrics
+    }
+
+    /// Connections in any state, those that only wait for a repeated FIN included.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Takes packets from the engine, in order. Answers are queued for [`poll_transmit`](Self::poll_transmit).
+    pub fn handle_packets(&mut self, packets: PacketBatch, now: Instant) {
+        self.advance(now);
+        for packet in packets {
+            self.metrics.packets_in += 1;
+            self.handle_packet(packet, false);
+        }
+    }
+
+    /// Does all that is due: timers, and what the owners of sockets asked for since the last poll.
+    pub fn poll(&mut self, now: Instant) {
+        self.advance(now);
+        self.driver_due = false;
+        self.driver_called = false;
+        self.send_echoes();
+        while let Some(id) = self.schedule.pop_due(now) {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.place.left_deadlines();
+                self.schedule.set_ready(id, &mut connection.place);
+            }
+        }
+        // Those that become ready during this loop, and those that used up their quantum, stand behind these.
+        let mut turns = self.schedule.ready_len().saturating_add(QUANTUM);
+        while turns > 0 && self.device.has_room() {
+            let Some(id) = self.schedule.pop_ready() else { break };
+            turns -= 1;
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.place.left_ready();
+                self.settle(id);
+            }
+        }
+        for _ in 0..LOOPED_PER_POLL {
+            let Some(packet) = self.device.pop_looped() else { break };
+            self.handle_packet(packet, true);
+        }
+    }
+
+    /// The next packet for the engine.
+    pub fn poll_transmit(&mut self) -> Option<PacketBuf> {
+        let packet = self.device.pop_transmit()?;
+        self.metrics.packets_out += 1;
+        if !self.room_waiters.is_empty() && self.device.is_roomy() {
+            self.wakeups.append(&mut self.room_waiters);
+        }
+        Some(packet)
+    }
+
+    /// When [`poll`](Self::poll) must be called at the latest. `None`: only a packet or an owner's wish gives it work.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let at_once = self.device.has_looped()
+            || (self.device.has_room() && (self.schedule.has_ready() || self.echoes.has_unsent()));
+        if at_once {
+            Some(self.now)
+        } else {
+            self.schedule.next_deadline()
+        }
+    }
+
+    /// Time never runs backwards here, whatever the caller says.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn handle_packet(&mut self, mut packet: PacketBuf, looped: bool) {
+        let Some(inbound) = ingress::classify(&packet) else {
+            self.metrics.dropped_malformed += 1;
+            return;
+        };
+        let Inbound {
+            len,
+            source,
+            destination,
+            kind,
+        } = inbound;
+        if !self.addresses.contains(&destination) {
+            self.metrics.dropped_foreign += 1;
+            return;
+        }
+        if !ingress::is_host(source) || self.addresses.contains(&source) != looped {
+            self.metrics.dropped_source += 1;
+            return;
+        }
+        packet.truncate(len);
+        match kind {
+            Kind::Tcp { tuple, opens, resets } => self.handle_segment(packet, tuple, opens, resets),
+            Kind::Udp { tuple, payload } => {
+                if !self.handle_datagram(tuple, packet.get(payload).unwrap_or_default()) {
+                    self.answer_for_nobody(packet);
+                }
+            }
+            Kind::EchoRequest => self.answer_for_nobody(packet),
+            Kind::EchoReply { ident, sequence } => self.handle_echo_reply(source, ident, sequence),
+        }
+    }
+
+    /// smoltcp answers what finds no socket: RST, port unreachable, or the echo.
+    pub(super) fn answer_for_nobody(&mut self, packet: PacketBuf) {
+        let now = self.clock.inner(self.now);
+        self.device.receive_next(packet);
+        self.interface
+            .poll_ingress_single(now, &mut self.device, &mut self.nobody);
+    }
+
+    /// Feeds a segment to its connection.
+    pub(super) fn feed(&mut self, id: ConnectionId, packet: PacketBuf, resets: bool) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let before = connection.socket().state();
+        self.device.receive_next(packet);
+        let now = self.clock.inner(self.now);
+        self.interface
+            .poll_ingress_single(now, &mut self.device, &mut connection.sockets);
+        connection.after_packet(before, resets);
+        self.settle(id);
+    }
+
+    /// Gives a connection its turn: sends what it may, ends it when it is over, wakes its owner, sets its deadline.
+    pub(super) fn settle(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let patience = Patience {
+            handshake: self.config.connect_timeout,
+            data: self.config.stall_timeout,
+        };
+        if connection.observe(self.now) {
+            self.handshake_ended(id);
+        }
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        connection.expire(self.now, patience);
+        let now = self.clock.inner(self.now);
+        let mut next = None;
+        if !connection.detached && !connection.is_past_time_wait(self.now) {
+            let mut sent = 0;
+            loop {
+                next = self.interface.poll_at(now, &connection.sockets);
+                if next.is_none_or(|at| at > now) || sent == QUANTUM || !self.device.has_room() {
+                    break;
+                }
+                if self
+                    .interface
+                    .poll_egress(now, &mut self.device, &mut connection.sockets)
+                    == PollResult::None
+                {
+                    next = self.interface.poll_at(now, &connection.sockets);
+                    break;
+                }
+                sent += 1;
+            }
+            if next.is_some_and(|at| at <= now) && (sent == QUANTUM || !self.device.has_room()) {
+                self.schedule.set_ready(id, &mut connection.place);
+                next = None;
+            }
+        }
+        if connection.is_over() || connection.is_past_time_wait(self.now) {
+            self.detach(id);
+        }
+        self.conclude(id, next);
+    }
+
+    /// The last part of a turn: wakes and deadlines, or the end of the record.
+    fn conclude(&mut self, id: ConnectionId, next: Option<smoltcp::time::Instant>) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        connection.take_wakers(&mut self.wakeups);
+        if connection.detached {
+            self.schedule.forget(id, &mut connection.place);
+            if connection.orphan {
+                self.connections.remove(&id);
+            }
+            return;
+        }
+        let inner = next.map(|at| {
+            self.clock
+                .outer(at)
+                .filter(|at| *at > self.now)
+                .unwrap_or(self.now + NOTHING_DONE)
+        });
+        let deadline = [inner, connection.deadline()].into_iter().flatten().min();
+        self.schedule.set_deadline(id, &mut connection.place, deadline);
+    }
+
+    /// The first of our addresses that could reach `remote`.
+    pub(super) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == remote.is_ipv4())
+    }
+
+    /// A name for a new socket.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Peers are dialled by one address and port; all else would only waste packets.
+    pub(super) fn is_dialable(remote: SocketAddr) -> bool {
+        remote.port() != 0 && ingress::is_host(remote.ip())
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of the stack over invented time and invented links.
+
+mod datagrams;
+mod hostile;
+mod link;
+mod streams;
+mod transfer;
