@@ -6,12 +6,12 @@
 //! they are tokio's sockets, bound to the mesh addresses.
 
 mod addr;
-mod ping;
+mod shared_stack;
 mod tcp;
 mod udp;
 
 pub use addr::{AddrError, MeshAddr, MeshHost};
-pub use ping::PingError;
+pub use shared_stack::PingError;
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 

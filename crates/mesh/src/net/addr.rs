@@ -16,10 +16,8 @@ pub enum MeshHost {
 /// A port of a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MeshAddr {
-    /// The peer.
-    pub host: MeshHost,
-    /// The port.
-    pub port: u16,
+    host: MeshHost,
+    port: u16,
 }
 
 /// A text that names no peer.
@@ -93,6 +91,20 @@ impl From<SocketAddr> for MeshAddr {
             host: address.ip().into(),
             port: address.port(),
         }
+    }
+}
+
+impl MeshAddr {
+    /// The peer.
+    #[must_use]
+    pub const fn host(&self) -> &MeshHost {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 }
 

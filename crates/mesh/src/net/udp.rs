@@ -92,8 +92,8 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// [`SocketError::PortInUse`], [`SocketError::NoFreePort`].
-    pub fn bind_stack(stack: &SharedStack, port: u16) -> Result<Self, SocketError> {
+    /// `AddrInUse`, or `QuotaExceeded` when no port is free; inside is a [`SocketError`].
+    pub fn bind_userspace(stack: &SharedStack, port: u16) -> io::Result<Self> {
         let (id, port) = stack.lock().udp_bind(port)?;
         Ok(Self(Inner::Stack(StackSocket {
             stack: stack.clone(),

@@ -19,7 +19,7 @@ pub struct SharedStack {
 impl SharedStack {
     /// Shares `stack`; `wake_driver` is what an owner's operation calls when it gave the driver work.
     #[must_use]
-    pub fn new(stack: Stack, wake_driver: WakeDriver) -> Self {
+    pub fn sharing(stack: Stack, wake_driver: WakeDriver) -> Self {
         Self {
             stack: Arc::new(Mutex::new(stack)),
             wake_driver,

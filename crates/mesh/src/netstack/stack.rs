@@ -33,7 +33,8 @@ const NOTHING_DONE: Duration = Duration::from_millis(5);
 pub struct StackConfig {
     /// Largest IP packet, at least 1280.
     pub mtu: usize,
-    /// From the system's random source; other than that only in tests.
+    /// For sequence numbers and ports. [`SharedStack::new`](super::SharedStack::new) draws it from the system; a pure
+    /// stack takes what is here.
     pub seed: [u8; 16],
     /// Bytes that a connection may receive unread. Rounded up to one less than a power of two: then the window of a
     /// SYN, which cannot be scaled exactly, never promises more than there is.
@@ -51,10 +52,10 @@ pub struct StackConfig {
 impl StackConfig {
     /// The defaults for a given MTU.
     #[must_use]
-    pub const fn new(mtu: usize, seed: [u8; 16]) -> Self {
+    pub const fn new(mtu: usize) -> Self {
         Self {
             mtu,
-            seed,
+            seed: [0; 16],
             receive_buffer: 512 * 1024 - 1,
             send_buffer: 512 * 1024,
             max_connections: 16_384,

@@ -100,8 +100,8 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`SocketError::PortInUse`], [`SocketError::NoFreePort`].
-    pub fn bind_stack(stack: &SharedStack, port: u16) -> Result<Self, SocketError> {
+    /// `AddrInUse`, or `QuotaExceeded` when no port is free; inside is a [`SocketError`].
+    pub fn bind_userspace(stack: &SharedStack, port: u16) -> io::Result<Self> {
         let (id, port) = stack.lock().tcp_listen(port, usize::from(BACKLOG))?;
         Ok(Self(Inner::Stack(StackListener {
             stack: stack.clone(),

@@ -60,16 +60,16 @@ impl TcpStream {
     }
 
     /// Connects through the stack. It gives up by itself after the stack's `connect_timeout`; dropping the future gives
-    /// up at once. `local` chooses between several addresses of this node, `None` takes the first of the family.
+    /// up at once. `local` chooses between the addresses of this node; one that it does not have counts as any.
     ///
     /// # Errors
     ///
     /// The kinds `ConnectionRefused`, `TimedOut`, `AddrNotAvailable` (no mesh address of that family), `InvalidInput` (not
     /// the address of a peer), `QuotaExceeded`; inside is a [`SocketError`](crate::netstack::SocketError).
-    pub async fn connect_stack(stack: &SharedStack, local: Option<IpAddr>, remote: SocketAddr) -> io::Result<Self> {
+    pub async fn connect_userspace(stack: &SharedStack, local: IpAddr, remote: SocketAddr) -> io::Result<Self> {
         let stream = {
             let mut locked = stack.lock();
-            let id = locked.tcp_connect(local, remote)?;
+            let id = locked.tcp_connect(Some(local), remote)?;
             let (local, remote) = locked.tcp_addresses(id).unwrap_or((remote, remote));
             StackStream {
                 stack: stack.clone(),

@@ -15,7 +15,7 @@ use crate::packet::{PacketBatch, PacketBuf};
 const PORT: u16 = 80;
 
 fn stack(now: Instant) -> Stack {
-    let mut stack = Stack::new(StackConfig::new(1280, [3; 16]), now);
+    let mut stack = Stack::new(StackConfig::new(1280), now);
     stack.set_addresses(&[v4(2), v6(2)]);
     stack.tcp_listen(PORT, 8).unwrap();
     stack.udp_bind(PORT).unwrap();

@@ -74,7 +74,8 @@ impl Link {
     pub(super) fn with(weather: Weather, change: impl Fn(&mut StackConfig)) -> Self {
         let start = Instant::now();
         let stack = |seed: u8, addresses: [IpAddr; 2]| {
-            let mut config = StackConfig::new(1280, [seed; 16]);
+            let mut config = StackConfig::new(1280);
+            config.seed = [seed; 16];
             change(&mut config);
             let mut stack = Stack::new(config, start);
             stack.set_addresses(&addresses);

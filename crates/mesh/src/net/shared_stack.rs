@@ -1,10 +1,10 @@
-//! One ICMP echo over the userspace stack.
+//! What of a shared stack needs a clock: to open it, and one ICMP echo with a time limit.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::netstack::{EchoId, SharedStack, SocketError};
+use crate::netstack::{EchoId, SharedStack, SocketError, Stack, StackConfig, WakeDriver};
 
 /// Why there is no round-trip time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,14 @@ pub enum PingError {
 }
 
 impl SharedStack {
+    /// A stack that starts now and takes its random numbers from the system. `wake_driver` is called, unlocked, when an
+    /// owner's operation gave the driver work.
+    #[must_use]
+    pub fn new(mut config: StackConfig, wake_driver: WakeDriver) -> Self {
+        getrandom::fill(&mut config.seed).expect("the system has a source of random numbers");
+        Self::sharing(Stack::new(config, Instant::now()), wake_driver)
+    }
+
     /// Sends one ICMP echo request and waits for its reply. The time is from the driver's turn that sent the request
     /// to the one that took the reply in.
     ///
