@@ -15,6 +15,7 @@ mod headscale;
 mod nat;
 mod netns;
 mod process;
+mod sandd;
 mod story;
 mod tailscaled;
 mod world;
@@ -27,6 +28,7 @@ pub use headscale::{Headscale, HeadscaleNode, HeadscaleOptions, KeyOptions, Timi
 pub use nat::{NatKind, Obstacle};
 pub use netns::Namespace;
 pub use process::{Process, ProcessUsage, Run, run};
+pub use sandd::{Role, Sandd, SanddOptions, SanddPath, forget_state, sandd_binary};
 pub use story::{skip_reason, story};
 pub use tailscaled::{Device, TailscalePath, Tailscaled, TailscaledOptions};
 pub use world::{Host, Lab, SERVER_ADDRESS, SERVER_SECOND_ADDRESS, Site};

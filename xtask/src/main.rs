@@ -1,2 +1,49 @@
-//! Tasks.
-fn main() {}
+//! The task runner: `cargo xtask <verb>`. It needs nothing but cargo.
+
+mod arch;
+mod ci;
+mod e2e;
+mod notices;
+mod peers;
+mod setup;
+mod step;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask <verb>
+
+  ci                   everything that must hold: formatting, lints, layers, documentation, all tests
+  arch                 who may import whom, file ceilings, unwraps, channels
+  peers                builds Headscale and Tailscale's programs into the cache, when missing or of another version
+  e2e [FILTER]         builds sandd and runs the end-to-end stories (root, namespaces)
+  lab-measure [ARG]..  the figures: start, direct path, idle cost (root, namespaces); --help lists its arguments
+  notices [--check]    writes THIRD-PARTY-NOTICES.md, or checks it and the licences of all dependencies";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((verb, rest)) = arguments.split_first() else {
+        bail!("{USAGE}")
+    };
+    match verb.as_str() {
+        "ci" => ci::run(),
+        "arch" => arch::run(),
+        "peers" => peers::build_missing(),
+        "e2e" => e2e::stories(rest),
+        "lab-measure" => e2e::measure(rest),
+        "notices" => notices::run(rest.iter().any(|argument| argument == "--check")),
+        _ => bail!("unknown verb {verb}\n{USAGE}"),
+    }
+}

@@ -17,7 +17,7 @@ use super::{
     ca::LabCa,
     nat::{NatKind, OBSTACLE_CLEARED, Obstacle},
     netns::{Namespace, PREFIX, remove_leftovers},
-    process::run,
+    process::Run,
 };
 
 /// Where coordinator, relay and STUN answer.
@@ -265,11 +265,11 @@ impl Site {
         })
     }
 
-    /// Makes the router a new one of that kind: its rules change and it forgets every flow.
+    /// Makes the router a new one of that kind: its rules change and it forgets every UDP flow.
     pub fn become_kind(&mut self, kind: NatKind) -> Result<()> {
         self.kind = kind;
         self.router.nft(&kind.ruleset(Self::host_of(self.index, 0)))?;
-        self.forget_flows()
+        self.forget_udp_flows()
     }
 
     /// Puts `obstacle` into the router, in place of an earlier one. Flows under way meet it, too.
@@ -282,8 +282,9 @@ impl Site {
         self.router.nft(OBSTACLE_CLEARED)
     }
 
-    /// Makes the router forget every flow, as a restart would.
-    pub fn forget_flows(&self) -> Result<()> {
-        run(self.router.command("conntrack").arg("-F")).map(drop)
+    /// Makes the router forget every UDP flow. TCP goes on: else the streams to the coordinator would hang for minutes.
+    pub fn forget_udp_flows(&self) -> Result<()> {
+        // Its status tells only whether there was any.
+        Run::of(self.router.command("conntrack").args(["-D", "-p", "udp"])).map(drop)
     }
 }

@@ -1,0 +1,164 @@
+//! `lab-measure`: the figures of start, direct path and idle cost, as a table and as JSON. `cargo xtask lab-measure` runs it.
+
+use std::{
+    fs,
+    io::{Write as _, stdout},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use e2e::{
+    lab::{Device, Timings, skip_reason},
+    measure::{Contestant, IdleCost, Scenario, StartFigures, Summary, idle_cost, start_figures, table},
+};
+use serde::Serialize;
+
+const USAGE: &str = "usage: lab-measure [--runs N] [--only WORD]... [--idle SECONDS] [--json FILE]
+
+  --runs N        starts of each kind (default 10)
+  --only WORD     only lines with this word: sandd, tailscaled, interop, first, restart, default, tuned, idle
+  --idle SECONDS  how long an idle node is watched (default 60)
+  --json FILE     writes the figures there, too";
+
+struct Options {
+    runs: usize,
+    only: Vec<String>,
+    idle: Duration,
+    json: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    starts: Vec<StartFigures>,
+    idle: Vec<IdleCost>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::from_arguments(std::env::args().skip(1))?;
+    if let Some(reason) = skip_reason() {
+        bail!("nothing can be measured here: {reason}");
+    }
+    let mut report = Report {
+        starts: Vec::new(),
+        idle: Vec::new(),
+    };
+    for (name, contestant, peer) in [
+        ("sandd", Contestant::Sandd, Contestant::Sandd),
+        ("interop", Contestant::Sandd, Contestant::Tailscaled),
+        ("tailscaled", Contestant::Tailscaled, Contestant::Tailscaled),
+    ] {
+        for (timing, timings) in [("default", Timings::Default), ("tuned", Timings::Tuned)] {
+            for (story, scenario) in [("first", Scenario::FirstJoin), ("restart", Scenario::Restart)] {
+                if options.wants(&[name, timing, story]) {
+                    let mut progress = |line: &str| eprintln!("{line}");
+                    report.starts.push(start_figures(
+                        contestant,
+                        peer,
+                        scenario,
+                        timings,
+                        options.runs,
+                        &mut progress,
+                    )?);
+                }
+            }
+        }
+    }
+    for (name, contestant) in [("sandd", Contestant::Sandd), ("tailscaled", Contestant::Tailscaled)] {
+        if options.wants(&[name, "idle"]) {
+            report
+                .idle
+                .push(idle_cost(contestant, Device::Userspace, options.idle)?);
+        }
+    }
+    let mut out = stdout().lock();
+    writeln!(out, "{}", starts_table(&report.starts))?;
+    writeln!(out, "{}", idle_table(&report.idle))?;
+    if let Some(path) = options.json {
+        fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| path)?;
+    }
+    Ok(())
+}
+
+impl Options {
+    fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = Self {
+            runs: 10,
+            only: Vec::new(),
+            idle: Duration::from_secs(60),
+            json: None,
+        };
+        while let Some(argument) = arguments.next() {
+            let value = arguments
+                .next()
+                .with_context(|| format!("{argument} needs a value\n{USAGE}"))?;
+            match argument.as_str() {
+                "--runs" => options.runs = value.parse()?,
+                "--only" => options.only.push(value),
+                "--idle" => options.idle = Duration::from_secs(value.parse()?),
+                "--json" => options.json = Some(value),
+                _ => bail!("unknown argument {argument}\n{USAGE}"),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, words: &[&str]) -> bool {
+        self.only.iter().all(|only| words.contains(&only.as_str()))
+    }
+}
+
+fn starts_table(starts: &[StartFigures]) -> String {
+    let shown = |summary: Option<&Summary>| {
+        summary.map_or("-".to_owned(), |summary| {
+            format!(
+                "{:.0} / {:.0} ({:.0}–{:.0})",
+                summary.median_ms, summary.p95_ms, summary.min_ms, summary.max_ms
+            )
+        })
+    };
+    let rows: Vec<Vec<String>> = starts
+        .iter()
+        .map(|line| {
+            vec![
+                format!("{:?} to {:?}", line.contestant, line.peer),
+                format!("{:?}", line.scenario),
+                line.headscale.to_owned(),
+                shown(line.first_answer.as_ref()),
+                shown(line.direct_after.as_ref()),
+                line.never_direct.to_string(),
+                format!("{} of {}", line.lost, line.sent),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "nodes",
+            "start",
+            "Headscale",
+            "first answer, ms: median / p95 (range)",
+            "direct after, ms",
+            "never",
+            "lost",
+        ],
+        &rows,
+    )
+}
+
+fn idle_table(idle: &[IdleCost]) -> String {
+    let rows: Vec<Vec<String>> = idle
+        .iter()
+        .map(|line| {
+            vec![
+                format!("{:?}", line.contestant),
+                format!("{:.1}", line.rss_mib),
+                format!("{:.2}", line.cpu_percent),
+                line.threads.to_string(),
+                format!("{:.0}", line.watched_s),
+            ]
+        })
+        .collect();
+    table(
+        &["idle node", "RSS, MiB", "CPU, % of a core", "threads", "watched, s"],
+        &rows,
+    )
+}

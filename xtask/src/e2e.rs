@@ -1,0 +1,85 @@
+//! The end-to-end stories and the figures: `sandd` is built first, by itself, so that no feature of another package leaks in.
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{peers, setup, step::Steps, tree};
+
+/// How long all stories may take together.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// Builds what the stories run, and runs those whose name contains the filter.
+pub(crate) fn stories(arguments: &[String]) -> Result<()> {
+    let mut steps = Steps::begin();
+    steps.run("peers", |_| {
+        setup::install_missing().and_then(|()| peers::build_missing())
+    })?;
+    run(&mut steps, arguments)?;
+    steps.finish();
+    Ok(())
+}
+
+/// The same as steps of a longer task.
+pub(crate) fn run(steps: &mut Steps, arguments: &[String]) -> Result<()> {
+    steps.command(
+        "build sandd",
+        LIMIT,
+        tree::cargo(&["build", "--locked", "--package", "sandd"]),
+    )?;
+    let mut command = tree::cargo(&["test", "--locked", "--package", "e2e", "--"]);
+    command
+        .args(arguments)
+        .env("SANDD_BIN", sandd("debug")?)
+        .env("SANDD_PEERS_DIR", peers::directory());
+    if setup::is_root() {
+        // Root can tell every story: one that cannot be told is a failure.
+        command.env("SANDD_E2E_REQUIRED", "1");
+    }
+    steps.tests("e2e stories", LIMIT, command)
+}
+
+/// Runs `lab-measure` on a release build of `sandd`, or on `SANDD_BIN`.
+pub(crate) fn measure(arguments: &[String]) -> Result<()> {
+    setup::install_missing()?;
+    peers::build_missing()?;
+    let binary = match std::env::var_os("SANDD_BIN") {
+        Some(binary) => PathBuf::from(binary),
+        None => {
+            succeed(&mut tree::cargo(&[
+                "build",
+                "--locked",
+                "--release",
+                "--package",
+                "sandd",
+            ]))?;
+            sandd("release")?
+        }
+    };
+    let mut command = tree::cargo(&[
+        "run",
+        "--locked",
+        "--quiet",
+        "--package",
+        "e2e",
+        "--bin",
+        "lab-measure",
+        "--",
+    ]);
+    succeed(
+        command
+            .args(arguments)
+            .env("SANDD_BIN", binary)
+            .env("SANDD_PEERS_DIR", peers::directory()),
+    )
+}
+
+fn sandd(profile: &str) -> Result<PathBuf> {
+    Ok(tree::target_directory()?.join(profile).join("sandd"))
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?} did not start"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
