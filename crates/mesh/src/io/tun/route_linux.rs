@@ -1,0 +1,68 @@
+//! Routes on Linux: one rtnetlink request each, answered at once.
+
+use std::io;
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+/// Routes a prefix into the interface; one that is there already is replaced.
+pub(super) fn add(interface: u32, prefix: IpNet) -> io::Result<()> {
+    let message = RouteNetlinkMessage::NewRoute(message(interface, prefix));
+    request(message, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// Takes the route out again.
+pub(super) fn remove(interface: u32, prefix: IpNet) -> io::Result<()> {
+    request(RouteNetlinkMessage::DelRoute(message(interface, prefix)), 0)
+}
+
+fn message(interface: u32, prefix: IpNet) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let (family, scope) = match prefix {
+        IpNet::V4(_) => (AddressFamily::Inet, RouteScope::Link),
+        IpNet::V6(_) => (AddressFamily::Inet6, RouteScope::Universe),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = prefix.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = scope;
+    message.header.kind = RouteType::Unicast;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::from(prefix.network())));
+    message.attributes.push(RouteAttribute::Oif(interface));
+    message
+}
+
+fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    header.sequence_number = 1;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    if let NetlinkPayload::Error(error) = answer.payload
+        && error.code.is_some()
+    {
+        return Err(error.to_io());
+    }
+    Ok(())
+}

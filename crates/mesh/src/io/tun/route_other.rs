@@ -1,0 +1,16 @@
+//! Routes where there is no rtnetlink: not yet.
+
+use std::io;
+
+use ipnet::IpNet;
+
+/// Says what the user can do instead.
+pub(super) fn add(_interface: u32, _prefix: IpNet) -> io::Result<()> {
+    let sentence = "setting routes is not supported on this system; add it by hand, or use userspace mode";
+    Err(io::Error::new(io::ErrorKind::Unsupported, sentence))
+}
+
+/// Nothing was set.
+pub(super) fn remove(_interface: u32, _prefix: IpNet) -> io::Result<()> {
+    Ok(())
+}
