@@ -1,6 +1,7 @@
 //! A userspace WireGuard mesh node.
 #![allow(dead_code)]
 
+pub mod derp;
 pub mod disco;
 mod engine;
 mod event;
