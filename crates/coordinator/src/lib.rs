@@ -1,1 +1,6 @@
 //! A small Headscale-compatible coordinator.
+
+pub mod error;
+mod map;
+mod membership;
+mod policy;

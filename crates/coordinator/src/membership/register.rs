@@ -1,0 +1,462 @@
+//! `POST /machine/register`: joining, refreshing, rotating and leaving (control.md §4.3–4.6).
+//!
+//! The table of cases, in the order of the code: logout; refresh of a known key; follow-up of a login; pre-auth key;
+//! new login. A refusal is an answer with `Error`, and its text is Headscale's wherever Headscale has one.
+
+use sandd_control_client::keys::{MachinePublicKey, NodePublicKey};
+use sandd_control_client::wire::{RegisterRequest, RegisterResponse};
+
+use super::key;
+use super::login::{self, Decision, LIFETIME, Login, MAX_PENDING};
+use super::{
+    Entry, KeyId, LoginError, LoginRequest, MAX_KEY_LENGTH, Membership, NodeId, NodeRecord, Now, TAGGED_USER, UserId,
+    name,
+};
+
+/// What becomes of a registration.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Registration {
+    /// Answer this.
+    Answer(Box<RegisterResponse>),
+    /// Ask again when a login has been decided; this one waits.
+    Wait,
+}
+
+impl Registration {
+    fn refuse(text: impl Into<String>) -> Self {
+        Self::answer(RegisterResponse {
+            error: text.into(),
+            ..RegisterResponse::default()
+        })
+    }
+
+    fn answer(response: RegisterResponse) -> Self {
+        Self::Answer(Box::new(response))
+    }
+}
+
+/// Who will own a node, and how it came.
+struct Owner {
+    user: UserId,
+    tags: Vec<String>,
+    ephemeral: bool,
+    auth_key: Option<KeyId>,
+}
+
+impl Membership {
+    /// Answers a registration.
+    pub(crate) fn register(&mut self, machine: &MachinePublicKey, request: &RegisterRequest, now: Now) -> Registration {
+        let Some(node_key) = request.node_key.and_then(NodePublicKey::non_zero) else {
+            return Registration::refuse("node key is missing");
+        };
+        let auth_key = request.auth.as_ref().map(|auth| auth.auth_key.as_str());
+        let auth_key = auth_key.filter(|text| !text.is_empty());
+        let known = self.by_key.get(&node_key).copied();
+        if let Some(id) = known
+            && let Some(answer) = self.refresh_or_logout(id, machine, request, auth_key.is_none(), now)
+        {
+            return answer;
+        }
+        if known.is_none() && is_logout(request, now) {
+            // Headscale would go on and register the node; who wants to leave is answered as one who has left.
+            return Registration::answer(RegisterResponse {
+                node_key_expired: true,
+                ..RegisterResponse::default()
+            });
+        }
+        if !request.followup.is_empty() {
+            return self.follow_up(machine, request, now);
+        }
+        match auth_key {
+            Some(text) => match self.register_with_key(machine, node_key, request, text, now) {
+                Ok(id) => self.success(id),
+                Err(text) => Registration::refuse(text),
+            },
+            None => self.begin_login(machine, request, now),
+        }
+    }
+
+    fn success(&self, id: NodeId) -> Registration {
+        let Some(entry) = self.nodes.get(&id) else {
+            return Registration::refuse("node not found");
+        };
+        let (user, login) = self
+            .users
+            .get(&entry.record.user)
+            .map(super::User::wire)
+            .unwrap_or_default();
+        Registration::answer(RegisterResponse {
+            user,
+            login,
+            machine_authorized: true,
+            ..RegisterResponse::default()
+        })
+    }
+
+    /// The node key is known; nothing when a pre-auth key has to be looked at all the same.
+    fn refresh_or_logout(
+        &mut self,
+        id: NodeId,
+        machine: &MachinePublicKey,
+        request: &RegisterRequest,
+        without_key: bool,
+        now: Now,
+    ) -> Option<Registration> {
+        let entry = self.nodes.get(&id)?;
+        if entry.record.machine != *machine {
+            return (without_key || is_logout(request, now))
+                .then(|| Registration::refuse("node exists with a different machine key"));
+        }
+        if is_logout(request, now) {
+            return Some(self.logout(id, now));
+        }
+        if !without_key {
+            return None;
+        }
+        if entry.expired {
+            // A login that was begun with this very key goes on; otherwise the node needs another key.
+            return request.followup.is_empty().then(|| {
+                Registration::answer(RegisterResponse {
+                    node_key_expired: true,
+                    ..RegisterResponse::default()
+                })
+            });
+        }
+        if request.expiry.is_some() {
+            return Some(Registration::refuse("extending key is not allowed"));
+        }
+        Some(self.success(id))
+    }
+
+    fn logout(&mut self, id: NodeId, now: Now) -> Registration {
+        let ephemeral = self.nodes.get(&id).is_some_and(|entry| entry.record.ephemeral);
+        if ephemeral {
+            self.remove_node(id);
+            return Registration::answer(RegisterResponse {
+                node_key_expired: true,
+                ..RegisterResponse::default()
+            });
+        }
+        self.expire_node(id, now);
+        match self.success(id) {
+            Registration::Answer(mut response) => {
+                response.node_key_expired = true;
+                Registration::Answer(response)
+            }
+            Registration::Wait => Registration::Wait,
+        }
+    }
+
+    fn register_with_key(
+        &mut self,
+        machine: &MachinePublicKey,
+        node_key: NodePublicKey,
+        request: &RegisterRequest,
+        text: &str,
+        now: Now,
+    ) -> Result<NodeId, String> {
+        if text.len() > MAX_KEY_LENGTH {
+            return Err("invalid pre auth key".to_owned());
+        }
+        let (handle, secret) = key::split(text)?;
+        let found = self.keys.values().find(|key| key.handle == handle);
+        let key = found.ok_or_else(|| "invalid pre auth key".to_owned())?.clone();
+        if !key.proves(secret) {
+            return Err(
+                "handling register with auth key: invalid auth key: crypto/bcrypt: hashedPassword is not the hash of the given password"
+                    .to_owned(),
+            );
+        }
+        let owner = Owner {
+            user: if key.tags.is_empty() { key.user } else { TAGGED_USER },
+            tags: key.tags.clone(),
+            ephemeral: key.ephemeral || request.ephemeral,
+            auth_key: Some(key.id),
+        };
+        let existing = self.same_node(machine, &owner)?;
+        if let Some(entry) = existing.and_then(|id| self.nodes.get(&id))
+            && entry.record.user == owner.user
+            && entry.record.key == node_key
+            && !entry.expired
+        {
+            // A container that starts again with the key it once used is the same node still.
+            let id = entry.record.id;
+            self.describe(id, request, now);
+            return Ok(id);
+        }
+        key.check(now.wall)?;
+        let requested = request.hostinfo.as_ref().map(|info| info.request_tags.join(" "));
+        if let Some(tags) = requested.filter(|tags| !tags.is_empty() && existing.is_none()) {
+            return Err(format!(
+                "handling register with auth key: creating new node: requested tags [{tags}] are invalid or not permitted"
+            ));
+        }
+        let id = self
+            .admit(machine, node_key, request, existing, owner, now)
+            .map_err(|text| format!("handling register with auth key: creating new node: {text}"))?;
+        if let Some(key) = self.keys.get_mut(&key.id) {
+            key.used = true;
+        }
+        self.mark_key(key.id);
+        Ok(id)
+    }
+
+    /// The node that this machine is for this owner already.
+    fn same_node(&self, machine: &MachinePublicKey, owner: &Owner) -> Result<Option<NodeId>, String> {
+        let of_owner = self.nodes_of(machine).find(|entry| entry.record.user == owner.user);
+        if let Some(entry) = of_owner {
+            return Ok(Some(entry.record.id));
+        }
+        if owner.user != TAGGED_USER {
+            return Ok(None);
+        }
+        let mut others = self.nodes_of(machine).map(|entry| entry.record.id);
+        match (others.next(), others.next()) {
+            (Some(_), Some(_)) => Err("machine key maps to ambiguous node ownership".to_owned()),
+            (only, _) => Ok(only),
+        }
+    }
+
+    /// Makes a node, or gives an existing one this key.
+    fn admit(
+        &mut self,
+        machine: &MachinePublicKey,
+        node_key: NodePublicKey,
+        request: &RegisterRequest,
+        existing: Option<NodeId>,
+        owner: Owner,
+        now: Now,
+    ) -> Result<NodeId, String> {
+        if self
+            .by_key
+            .get(&node_key)
+            .is_some_and(|holder| Some(*holder) != existing)
+        {
+            return Err("node key already in use by another machine".to_owned());
+        }
+        let asked = request.expiry.filter(|expiry| *expiry > now.wall);
+        let standard = self
+            .settings
+            .node_expiry
+            .and_then(|lifetime| now.wall.checked_add(lifetime));
+        let expiry = if owner.tags.is_empty() {
+            asked.or(standard)
+        } else {
+            None
+        };
+        if let Some(id) = existing {
+            self.rekey(id, node_key, expiry, owner);
+            self.describe(id, request, now);
+            return Ok(id);
+        }
+        let is_taken = |slot| self.nodes.values().any(|entry| entry.record.slot == slot);
+        let slot = self.last_slot.next_free(is_taken);
+        let slot = slot.ok_or_else(|| "no address is left in the mesh".to_owned())?;
+        self.last_slot = slot;
+        let hostinfo = request
+            .hostinfo
+            .as_ref()
+            .map(super::update::bounded)
+            .unwrap_or_default();
+        let label = name::label(&hostinfo.hostname);
+        let record = NodeRecord {
+            id: self.next_node_id(),
+            machine: *machine,
+            key: node_key,
+            disco: None,
+            user: owner.user,
+            tags: owner.tags,
+            name: self.unique_name(&label, None),
+            label,
+            slot,
+            hostinfo,
+            endpoints: Vec::new(),
+            created: now.wall,
+            expiry,
+            ephemeral: owner.ephemeral,
+            last_seen: None,
+            auth_key: owner.auth_key,
+            capability: 0,
+        };
+        let id = record.id;
+        self.insert(record, now);
+        Ok(id)
+    }
+
+    fn rekey(&mut self, id: NodeId, node_key: NodePublicKey, expiry: Option<std::time::SystemTime>, owner: Owner) {
+        let Some(entry) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        let record = &mut entry.record;
+        self.by_key.remove(&record.key);
+        self.by_key.insert(node_key, id);
+        record.key = node_key;
+        record.ephemeral = owner.ephemeral;
+        record.auth_key = owner.auth_key.or(record.auth_key);
+        // Tags given by a key count at the first registration only; a user's node may become a tagged one, not back.
+        if !record.is_tagged() {
+            record.tags = owner.tags;
+            record.user = owner.user;
+        }
+        record.expiry = if record.is_tagged() { None } else { expiry };
+        entry.expired = false;
+        self.touch_structure(id);
+    }
+
+    fn begin_login(&mut self, machine: &MachinePublicKey, request: &RegisterRequest, now: Now) -> Registration {
+        self.forget_old_logins(now);
+        let same = |login: &Login| {
+            login.machine == *machine
+                && login.request.node_key == request.node_key
+                && login.decision == Decision::Pending
+        };
+        let waiting = self
+            .logins
+            .iter()
+            .find(|(_, login)| same(login))
+            .map(|(id, _)| id.clone());
+        let id = waiting.unwrap_or_else(|| login::generate_id(&mut self.random));
+        if self.logins.len() >= MAX_PENDING && !self.logins.contains_key(&id) {
+            let oldest = self.logins.iter().min_by_key(|(_, login)| login.began);
+            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
+                self.logins.remove(&oldest);
+            }
+        }
+        let login = Login {
+            machine: *machine,
+            request: RegisterRequest {
+                hostinfo: request.hostinfo.as_ref().map(super::update::bounded_with_tags),
+                followup: String::new(),
+                ..request.clone()
+            },
+            began: now.instant,
+            decision: Decision::Pending,
+        };
+        let auth_url = format!("{}{id}", self.settings.login_url);
+        self.logins.insert(id, login);
+        Registration::answer(RegisterResponse {
+            auth_url,
+            ..RegisterResponse::default()
+        })
+    }
+
+    fn follow_up(&mut self, machine: &MachinePublicKey, request: &RegisterRequest, now: Now) -> Registration {
+        self.forget_old_logins(now);
+        let Some(id) = login::id_in(&request.followup) else {
+            return Registration::refuse("invalid registration ID");
+        };
+        let decision = self
+            .logins
+            .get(id)
+            .filter(|login| login.machine == *machine && login.request.node_key == request.node_key)
+            .map(|login| login.decision);
+        match decision {
+            Some(Decision::Pending) => Registration::Wait,
+            Some(Decision::Approved(node)) => {
+                self.logins.remove(id);
+                self.success(node)
+            }
+            // Rejected, too old, or never heard of: not an error, but a new url.
+            None => self.begin_login(machine, request, now),
+        }
+    }
+
+    pub(super) fn forget_old_logins(&mut self, now: Now) {
+        self.logins
+            .retain(|_, login| now.instant.saturating_duration_since(login.began) < LIFETIME);
+    }
+
+    pub(crate) fn login_requests(&self) -> Vec<LoginRequest> {
+        let pending = self
+            .logins
+            .iter()
+            .filter(|(_, login)| login.decision == Decision::Pending);
+        pending
+            .map(|(id, login)| {
+                let hostinfo = login.request.hostinfo.clone().unwrap_or_default();
+                LoginRequest {
+                    id: id.clone(),
+                    hostname: hostinfo.hostname,
+                    node_key: login.request.node_key,
+                    machine_key: login.machine,
+                    tags: hostinfo.request_tags,
+                }
+            })
+            .collect()
+    }
+
+    /// Lets a waiting node in as one of `user`'s.
+    pub(crate) fn approve_login(
+        &mut self,
+        id: &str,
+        user: &str,
+        may_tag: impl Fn(&str, &str) -> bool,
+        now: Now,
+    ) -> Result<NodeId, LoginError> {
+        self.forget_old_logins(now);
+        let unknown = || LoginError::Unknown(id.escape_debug().to_string());
+        let id = login::id_in(id).ok_or_else(unknown)?;
+        let login = self.logins.get(id).filter(|login| login.decision == Decision::Pending);
+        let login = login.ok_or_else(unknown)?;
+        let (machine, request) = (login.machine, login.request.clone());
+        let node_key = request.node_key.ok_or_else(unknown)?;
+        let tags = request.hostinfo.as_ref().map(|info| info.request_tags.clone());
+        let tags = tags.unwrap_or_default();
+        if !tags.iter().all(|tag| may_tag(user, tag)) {
+            return Err(LoginError::Tags {
+                user: user.to_owned(),
+                tags,
+            });
+        }
+        let user = self.user_named(user, now.wall).map_err(LoginError::User)?;
+        let owner = Owner {
+            user: if tags.is_empty() { user } else { TAGGED_USER },
+            tags,
+            ephemeral: request.ephemeral,
+            auth_key: None,
+        };
+        let existing = self.same_node(&machine, &owner).map_err(LoginError::Refused)?;
+        let node = self
+            .admit(&machine, node_key, &request, existing, owner, now)
+            .map_err(LoginError::Refused)?;
+        if let Some(login) = self.logins.get_mut(id) {
+            login.decision = Decision::Approved(node);
+        }
+        Ok(node)
+    }
+
+    /// Turns a waiting login away; its node gets a new url.
+    pub(crate) fn reject_login(&mut self, id: &str) -> Result<(), LoginError> {
+        let unknown = || LoginError::Unknown(id.escape_debug().to_string());
+        let id = login::id_in(id).ok_or_else(unknown)?;
+        let login = self.logins.get(id).filter(|login| login.decision == Decision::Pending);
+        login.ok_or_else(unknown)?;
+        self.logins.remove(id);
+        Ok(())
+    }
+
+    /// Whether a login of that name waits.
+    pub(crate) fn is_login_waiting(&self, id: &str) -> bool {
+        self.logins
+            .get(id)
+            .is_some_and(|login| login.decision == Decision::Pending)
+    }
+
+    fn describe(&mut self, id: NodeId, request: &RegisterRequest, _now: Now) {
+        if let Some(hostinfo) = &request.hostinfo {
+            self.set_hostinfo(id, hostinfo);
+        }
+    }
+
+    /// The entry of a node key, if `machine` holds it.
+    pub(super) fn owned(&self, machine: &MachinePublicKey, node_key: &NodePublicKey) -> Option<&Entry> {
+        self.by_key
+            .get(node_key)
+            .and_then(|id| self.nodes.get(id))
+            .filter(|entry| entry.record.machine == *machine)
+    }
+}
+
+fn is_logout(request: &RegisterRequest, now: Now) -> bool {
+    request.expiry.is_some_and(|expiry| expiry <= now.wall)
+}
