@@ -124,18 +124,19 @@ impl MeshBuilder {
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let disco_key = DiscoPrivateKey::generate();
 
-        let mut config = ControlConfig::new(coordinator.clone(), dialer.clone(), disco_key.public());
+        let hostname = self.hostname.unwrap_or_else(host_name);
+        let mut config = ControlConfig::new(coordinator.clone(), hostname, disco_key.public(), dialer.clone());
         config.auth_key = key;
         config.ephemeral = self.ephemeral;
         config.accept_new_control_key = self.accept_new_control_key;
-        config.hostname = self.hostname.unwrap_or_else(host_name);
         let now = Instant::now();
         let ports = (udp.port(), udp.port_v6());
         let mut reach = Reach::new(ports, None, now);
         reach.set_interfaces(reach::interface_addresses(&[]));
-        config.endpoints = reach.endpoints();
         let (control, control_events) =
             ControlClient::start(config, store).map_err(|error| JoinError::Control(Arc::new(error)))?;
+        // Before the client's task has dialled, so that its first request carries them.
+        control.set_endpoints(reach.endpoints());
         reach.set_home(control.saved_home());
 
         let (derp_sender, derp_events) = mpsc::channel(DERP_EVENTS);

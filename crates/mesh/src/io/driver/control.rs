@@ -23,6 +23,7 @@ impl Driver {
                 self.publish_snapshot(None);
             }
             ControlEvent::State(state) => self.control_state(state),
+            other => tracing::debug!(event = ?other, "an event of a later control client"),
         }
     }
 
@@ -91,6 +92,10 @@ impl Driver {
             ControlState::LoggedOut => {
                 *status = ControlStatus { state: "logged-out".to_owned(), ..ControlStatus::default() };
                 Some(MeshEvent::NeedsAttention { reason: "this node was logged out".to_owned() })
+            }
+            other => {
+                tracing::debug!(state = ?other, "a state of a later control client");
+                None
             }
         };
         if let Some(event) = event {
