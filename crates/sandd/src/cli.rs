@@ -1,0 +1,144 @@
+//! The commands of the program `sandd`, one file each (spec §8).
+//!
+//! Each command parses into a struct of its own, runs on a runtime of its own and ends in an exit code or in one line on
+//! stderr. `sandd --server-url ...` without a command is the original's daemon and means `sandd daemon ...`.
+
+mod controller;
+mod daemon;
+mod daemons;
+mod error;
+mod exec;
+mod flags;
+mod log;
+mod output;
+mod signals;
+mod state;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::CliError;
+use log::LogFormat;
+
+/// Runs commands on machines that you cannot dial.
+#[derive(Debug, Parser)]
+#[command(name = "sandd", version, disable_help_subcommand = true, after_help = FLAT_FORM)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written to stderr; RUST_LOG selects which.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+const FLAT_FORM: &str = "Flags without a command are those of `sandd daemon`: sandd --server-url ws://HOST:8765/ws";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker: dial the controller and execute its commands
+    Daemon(daemon::DaemonArgs),
+    /// Run the controller that daemons dial
+    Controller(controller::ControllerArgs),
+    /// Run a command on a daemon; the exit status is the command's
+    Exec(exec::ExecArgs),
+    /// List the daemons that are connected
+    Daemons(daemons::DaemonsArgs),
+}
+
+/// Runs the program with these arguments, the first being its name.
+#[must_use]
+pub fn run(mut arguments: Vec<OsString>) -> ExitCode {
+    install_panic_hook();
+    let flat = is_flat_form(&arguments);
+    if flat {
+        let at = arguments.len().min(1);
+        arguments.insert(at, "daemon".into());
+    }
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return error::report_usage(&error),
+    };
+    match dispatch(cli, flat) {
+        Ok(code) => code,
+        Err(error) => error.report(),
+    }
+}
+
+fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
+    match cli.command {
+        Command::Daemon(args) => {
+            log::init(cli.log_format, "info");
+            args.run(flat)
+        }
+        Command::Controller(args) => {
+            log::init(cli.log_format, "info");
+            args.run()
+        }
+        Command::Exec(args) => {
+            log::init(cli.log_format, "warn");
+            args.run()
+        }
+        Command::Daemons(args) => {
+            log::init(cli.log_format, "warn");
+            args.run()
+        }
+    }
+}
+
+/// True when the arguments are the original's: flags alone.
+fn is_flat_form(arguments: &[OsString]) -> bool {
+    match arguments.get(1).and_then(|first| first.to_str()) {
+        Some("--help" | "-h" | "--version" | "-V") => false,
+        Some(first) => first.starts_with('-'),
+        None => arguments.len() < 2,
+    }
+}
+
+/// A panic is a defect of ours, but nobody is helped by a backtrace.
+fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(%place, "internal error, please report it");
+        eprintln!("sandd: internal error at {place}, please report it");
+    }));
+}
+
+/// A runtime for commands that ask and print.
+fn small_runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| CliError::failed(format!("the runtime could not be started: {error}")))
+}
+
+/// A runtime for processes that stay.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
+    let built = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build();
+    built.map_err(|error| CliError::failed(format!("the runtime could not be started: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_alone_are_the_originals_daemon() {
+        let flat = |words: &[&str]| is_flat_form(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(flat(&["sandd"]));
+        assert!(flat(&["sandd", "--server-url", "ws://a/ws"]));
+        assert!(flat(&["sandd", "-s", "ws://a/ws"]));
+        assert!(!flat(&["sandd", "--help"]) && !flat(&["sandd", "-V"]) && !flat(&["sandd", "daemon"]));
+        assert!(!flat(&["sandd", "nonsense"]));
+    }
+}

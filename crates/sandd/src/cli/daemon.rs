@@ -1,0 +1,131 @@
+//! `sandd daemon`, and the original's flags without a command (spec §8.1).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use tracing::warn;
+
+use super::error::CliError;
+use super::signals::StopSignals;
+use super::state::{self, KeptId, Role};
+use super::{flags, runtime};
+use crate::daemon::{Daemon, DaemonConfig, reaper};
+use crate::escape::Escaped;
+use crate::transport::{DirectDialer, ServerUrl, Transport};
+use crate::wire::ids::DaemonId;
+
+/// Flags of the daemon.
+#[derive(Debug, Args)]
+pub(super) struct DaemonArgs {
+    /// Controller to dial: ws://HOST:PORT/ws or wss://...; in tunnel mode a mesh name or address
+    #[arg(short, long, env = "SERVER_URL", value_name = "URL")]
+    server_url: ServerUrl,
+    /// Name in the controller's list; kept in the state directory when not given
+    #[arg(short, long, env = "DAEMON_ID", value_name = "ID", value_parser = flags::daemon_id())]
+    daemon_id: Option<DaemonId>,
+    /// Longest pause between two attempts to connect
+    #[arg(short, long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    reconnect_interval: u64,
+    /// Time between heartbeats
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    heartbeat_interval: u64,
+    /// Label to be selected by, repeatable
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Commands that run at the same time; 1 keeps strict order
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    max_commands: u16,
+    /// Time that commands go on after the controller was lost
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    keep_after_loss: u64,
+    /// Certificates to trust besides the system's, for wss:// and https://
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Where the id is kept
+    #[arg(long, value_name = "DIR")]
+    tunnel_state_dir: Option<PathBuf>,
+}
+
+impl DaemonArgs {
+    /// Runs the daemon until it is told to stop.
+    pub(super) fn run(self, flat: bool) -> Result<ExitCode, CliError> {
+        let labels = self.labels(flat)?;
+        let kept = self.id()?;
+        let dialer = DirectDialer::new(self.ca_file.as_deref())?;
+        let mut config = DaemonConfig::new(self.server_url, kept.id().clone(), Transport::Direct(dialer));
+        config.labels = labels;
+        config.reconnect_ceiling = Duration::from_secs(self.reconnect_interval);
+        config.heartbeat = Duration::from_secs(self.heartbeat_interval);
+        config.max_commands = usize::from(self.max_commands);
+        config.keep_after_loss = Duration::from_secs(self.keep_after_loss);
+        reaper::adopt_orphans();
+        runtime()?.block_on(async {
+            let mut stop = StopSignals::new()?;
+            let daemon = Daemon::start(config);
+            stop.received().await;
+            daemon.shutdown().await;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+
+    /// A word without `=` stops `sandd daemon`; scripts for the original rely on its being skipped (D44).
+    fn labels(&self, flat: bool) -> Result<BTreeMap<String, String>, CliError> {
+        let mut labels = Vec::new();
+        for word in &self.label {
+            match flags::pair(word) {
+                Ok(pair) => labels.push(pair),
+                Err(_) if flat => warn!(label = %Escaped(word), "a label without `=` is skipped"),
+                Err(reason) => {
+                    return Err(CliError::usage(format!(
+                        "invalid value '{}' for '--label': {reason}",
+                        Escaped(word)
+                    )));
+                }
+            }
+        }
+        if labels.len() > 64 || labels.iter().any(|pair| pair.key.len() > 256 || pair.value.len() > 256) {
+            return Err(CliError::usage(
+                "at most 64 labels, each key and value at most 256 bytes",
+            ));
+        }
+        Ok(flags::to_map(&labels))
+    }
+
+    /// The id of the flag, of the state directory, or a random one when that cannot be had: the original's behaviour.
+    fn id(&self) -> Result<Id, CliError> {
+        if let Some(id) = &self.daemon_id {
+            return Ok(Id::Given(id.clone()));
+        }
+        let given = self.tunnel_state_dir.as_deref();
+        let kept = state::directory(given, Role::Daemon).and_then(|directory| {
+            state::ensure(&directory)?;
+            Ok(state::kept_id(&directory)?)
+        });
+        match kept {
+            Ok(kept) => Ok(Id::Kept(kept)),
+            Err(error) if given.is_some() => Err(error),
+            Err(error) => {
+                let reason = error.message();
+                warn!(%reason, "the daemon gets a random id for this run; --daemon-id gives it one for good");
+                Ok(Id::Given(DaemonId::random()))
+            }
+        }
+    }
+}
+
+enum Id {
+    Given(DaemonId),
+    Kept(KeptId),
+}
+
+impl Id {
+    fn id(&self) -> &DaemonId {
+        match self {
+            Self::Given(id) => id,
+            Self::Kept(kept) => &kept.id,
+        }
+    }
+}
