@@ -191,6 +191,11 @@ impl Engine {
         &self.own_ips
     }
 
+    /// True while a WireGuard session with anybody stands.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.peers.values().any(|peer| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
+    }
+
     /// The region this node listens on.
     pub(crate) fn set_home(&mut self, home: Option<RegionId>) {
         self.home = home;

@@ -70,7 +70,6 @@ pub(crate) struct Driver {
 pub(crate) struct State {
     pings: HashMap<u16, WaitingPing>,
     control: ControlStatus,
-    home_connected: bool,
     resolving: Option<oneshot::Receiver<Vec<StunServer>>>,
     netchecks: Vec<oneshot::Sender<crate::status::NetReport>>,
     inbound: PacketBatch,
@@ -84,7 +83,6 @@ impl State {
         Self {
             pings: HashMap::new(),
             control: ControlStatus { state: "connecting".to_owned(), ..ControlStatus::default() },
-            home_connected: false,
             resolving: None,
             netchecks: Vec::new(),
             inbound: PacketBatch::new(),
@@ -185,8 +183,8 @@ impl Driver {
                 self.publish_reach(now);
             }
         }
-        let active = self.state.home_connected;
-        for (to, request) in self.reach.poll_requests(active, now) {
+        let engine = &self.engine;
+        for (to, request) in self.reach.poll_requests(|| engine.has_sessions(), now) {
             let _ = self.udp.send(to, &request).await;
         }
         if !self.reach.measuring() {
@@ -228,13 +226,11 @@ impl Driver {
             DerpEvent::PeerGone { region, key, .. } => self.engine.handle_peer_gone(region, &key),
             DerpEvent::Connected { region } => {
                 self.engine.handle_relay(region, true, now);
-                self.state.home_connected |= self.reach.home() == Some(region);
                 self.tell(MeshEvent::RelayConnected { region: region.0 });
             }
             DerpEvent::Disconnected { region, error } => {
                 self.engine.handle_relay(region, false, now);
                 if self.reach.home() == Some(region) {
-                    self.state.home_connected = false;
                     self.reach.kick(now);
                 }
                 self.tell(MeshEvent::RelayDisconnected { region: region.0, reason: error });

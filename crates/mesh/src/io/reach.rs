@@ -136,14 +136,14 @@ impl Reach {
         due
     }
 
-    /// Requests to send now. `active` is whether anybody talks with us: an idle node keeps silent.
-    pub(crate) fn poll_requests(&mut self, active: bool, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
+    /// Requests to send now. `active` tells whether anybody talks with us: an idle node keeps silent.
+    pub(crate) fn poll_requests(&mut self, active: impl FnOnce() -> bool, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         if now >= self.next_full {
             self.next_full = now + FULL_INTERVAL;
             self.begin(self.servers.clone(), now);
         } else if now >= self.next_stun {
             self.next_stun = now + STUN_INTERVAL;
-            if active && self.round.is_none() {
+            if self.round.is_none() && active() {
                 let home: Vec<_> =
                     self.servers.iter().filter(|server| Some(server.region) == self.home).copied().collect();
                 self.begin(home, now);

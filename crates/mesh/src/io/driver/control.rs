@@ -125,7 +125,6 @@ impl Driver {
             self.state.told_net_info = Some(info.clone());
             self.engine.set_home(home);
             self.derp.set_home(home);
-            self.state.home_connected = home.is_some_and(|home| self.derp.is_connected(home));
             self.control.set_net_info(info);
         }
     }

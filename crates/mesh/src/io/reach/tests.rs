@@ -58,14 +58,14 @@ fn the_last_home_is_kept_until_another_is_clearly_faster() {
     reach.set_map(map(&[1, 2]));
     assert_eq!(reach.home(), Some(RegionId(2)));
     reach.set_servers(vec![server(1), server(2)], now);
-    let requests = reach.poll_requests(true, now);
+    let requests = reach.poll_requests(|| true, now);
     assert_eq!(requests.len(), 2);
     for (to, request) in requests {
         let millis = if to.ip() == server(1).addr.ip() { 10 } else { 90 };
         assert!(reach.handle_response(&answer(&request, "203.0.113.5:4000"), now + Duration::from_millis(millis)) || millis == 90);
     }
     let later = now + Duration::from_millis(100);
-    reach.poll_requests(true, later);
+    reach.poll_requests(|| true, later);
     assert_eq!(reach.home(), Some(RegionId(1)));
     assert_eq!(reach.endpoints()[0], ("203.0.113.5:4000".parse().unwrap(), EndpointKind::Stun));
 }
@@ -90,7 +90,7 @@ fn an_unanswered_request_is_repeated_three_times() {
     let mut sent = 0;
     let mut at = now;
     while reach.measuring() {
-        sent += reach.poll_requests(true, at).len();
+        sent += reach.poll_requests(|| true, at).len();
         at = reach.poll_timeout().max(at + Duration::from_millis(1));
     }
     assert_eq!(sent, 3);
@@ -102,7 +102,7 @@ fn two_mappings_at_once_mean_a_hard_nat() {
     let mut reach = Reach::new((1, None), None, now);
     reach.set_map(map(&[1]));
     reach.set_servers(vec![server(1)], now);
-    let (_, request) = reach.poll_requests(true, now).remove(0);
+    let (_, request) = reach.poll_requests(|| true, now).remove(0);
     reach.handle_response(&answer(&request, "203.0.113.5:4000"), now);
     assert_eq!(reach.varies(), None);
     reach.observe("203.0.113.5:4000".parse().unwrap(), now);
