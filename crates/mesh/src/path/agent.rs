@@ -15,6 +15,8 @@ pub(crate) type TxId = [u8; 12];
 const MAX_CANDIDATES: usize = 32;
 /// Pings waiting for a pong.
 const MAX_PROBES: usize = 128;
+/// Pings to one peer in one second (S-16).
+const MAX_PINGS_PER_SECOND: u32 = 64;
 /// Between two pings to one address (S-16: five a second).
 const PING_GAP: Duration = Duration::from_millis(200);
 /// Between two pings that answer a ping from the same address.
@@ -106,6 +108,8 @@ pub(crate) struct PathAgent {
     /// First packet sent since the path in use last proved itself.
     unanswered_since: Option<Instant>,
     last_proof: Option<Instant>,
+    /// Start of the running second and the pings sent in it.
+    ping_window: Option<(Instant, u32)>,
 }
 
 impl PathAgent {
@@ -124,6 +128,7 @@ impl PathAgent {
             last_sent: None,
             unanswered_since: None,
             last_proof: None,
+            ping_window: None,
         }
     }
 
@@ -451,7 +456,7 @@ impl PathAgent {
     }
 
     fn force_ping(&mut self, to: SocketAddr, now: Instant) {
-        if self.probes.len() >= MAX_PROBES {
+        if self.probes.len() >= MAX_PROBES || !self.within_budget(now) {
             return;
         }
         if let Some(known) = self.candidates.get_mut(&to) {
@@ -460,6 +465,16 @@ impl PathAgent {
         let tx = (self.new_tx)();
         self.probes.insert(tx, Probe { to, sent: now });
         self.actions.push_back(PathAction::Ping { to, tx });
+    }
+
+    fn within_budget(&mut self, now: Instant) -> bool {
+        let second = Duration::from_secs(1);
+        let (start, sent) = match self.ping_window {
+            Some((start, sent)) if now.saturating_duration_since(start) < second => (start, sent),
+            Some(_) | None => (now, 0),
+        };
+        self.ping_window = Some((start, sent + 1));
+        sent < MAX_PINGS_PER_SECOND
     }
 
     fn call(&mut self, now: Instant) {

@@ -223,3 +223,14 @@ fn useless_addresses_are_not_pinged() {
     story.agent.handle_sent(story.now);
     assert!(story.pings().is_empty());
 }
+
+#[test]
+fn pings_to_one_peer_are_bounded_in_a_second() {
+    let mut story = Story::new(&[]);
+    let mut sent = 0;
+    for port in 1..500u16 {
+        story.agent.handle_ping(SocketAddr::from(([198, 51, 100, 1], port)), story.now);
+        sent += story.pings().len();
+    }
+    assert_eq!(sent, 64);
+}
