@@ -60,10 +60,24 @@ pub(super) fn noop() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// A byte of the endless test pattern.
-pub(super) fn pattern(offset: u64) -> u8 {
-    let mixed = offset.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 32) as u8 ^ (mixed >> 56) as u8
+/// Test data: bytes that repeat after a prime number of them, so that no shift by packets goes unseen.
+pub(super) struct Pattern(Vec<u8>);
+
+const PERIOD: usize = 1_000_003;
+
+impl Pattern {
+    pub(super) fn new() -> Self {
+        let mut random = Random::seeded(7);
+        let mut bytes: Vec<u8> = (0..PERIOD + 64 * 1024).map(|_| random.next_u64() as u8).collect();
+        bytes.copy_within(..64 * 1024, PERIOD);
+        Self(bytes)
+    }
+
+    /// At most 64 KiB of it from `offset` on.
+    pub(super) fn at(&self, offset: u64, len: usize) -> &[u8] {
+        let start = (offset % PERIOD as u64) as usize;
+        &self.0[start..start + len]
+    }
 }
 
 impl Link {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::link::{CALM, Link, Side, Weather, noop, pattern, v4, v6};
+use super::link::{CALM, Link, Pattern, Side, Weather, noop, v4, v6};
 
 const PORT: u16 = 8765;
 
 /// Sends `len` bytes of the pattern from A to B and compares each; the invented time that it took.
 fn transfer(weather: Weather, over_v6: bool, len: u64) -> Duration {
+    let pattern = Pattern::new();
     let mut link = Link::new(weather);
     let (listener, _) = link.b.tcp_listen(PORT, 16).unwrap();
     let remote = if over_v6 { v6(2) } else { v4(2) };
@@ -20,8 +21,8 @@ fn transfer(weather: Weather, over_v6: bool, len: u64) -> Duration {
     let mut buffer = vec![0; 32 * 1024];
     link.run_until(|link| {
         while sent < len {
-            let chunk: Vec<u8> = (sent..len.min(sent + 16 * 1024)).map(pattern).collect();
-            match link.a.poll_write(sender, &noop(), &chunk) {
+            let chunk = pattern.at(sent, (len - sent).min(16 * 1024) as usize);
+            match link.a.poll_write(sender, &noop(), chunk) {
                 Poll::Ready(count) => sent += count.unwrap() as u64,
                 Poll::Pending => break,
             }
@@ -34,12 +35,7 @@ fn transfer(weather: Weather, over_v6: bool, len: u64) -> Duration {
             match link.b.poll_read(receiver, &noop(), &mut buffer) {
                 Poll::Ready(Ok(0)) => return Some(()),
                 Poll::Ready(Ok(count)) => {
-                    assert!(
-                        buffer[..count]
-                            .iter()
-                            .zip(received..)
-                            .all(|(byte, at)| *byte == pattern(at))
-                    );
+                    assert!(buffer[..count] == *pattern.at(received, count));
                     received += count as u64;
                 }
                 Poll::Ready(Err(error)) => panic!("after {received} bytes: {error}"),
@@ -98,14 +94,14 @@ proptest! {
 
 #[test]
 fn a_slow_reader_stops_the_writer_and_loses_nothing() {
+    let pattern = Pattern::new();
     let mut link = Link::new(CALM);
     let (listener, _) = link.b.tcp_listen(PORT, 16).unwrap();
     let (sender, receiver) = link.connect(listener, (v4(2), PORT).into());
     let mut sent = 0_u64;
     let fill = |link: &mut Link, sent: &mut u64| {
         loop {
-            let chunk: Vec<u8> = (*sent..*sent + 10_000).map(pattern).collect();
-            match link.write(Side::A, sender, &chunk) {
+            match link.write(Side::A, sender, pattern.at(*sent, 10_000)) {
                 Poll::Ready(count) => *sent += count.unwrap() as u64,
                 Poll::Pending => break,
             }
@@ -125,10 +121,9 @@ fn a_slow_reader_stops_the_writer_and_loses_nothing() {
     while received < 3_000_000 {
         fill(&mut link, &mut sent);
         if let Poll::Ready(bytes) = link.read(Side::B, receiver) {
-            for byte in bytes.unwrap() {
-                assert_eq!(byte, pattern(received));
-                received += 1;
-            }
+            let bytes = bytes.unwrap();
+            assert!(bytes == pattern.at(received, bytes.len()));
+            received += bytes.len() as u64;
         }
         link.run_for(Duration::from_millis(50));
     }
