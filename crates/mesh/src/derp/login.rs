@@ -124,10 +124,8 @@ impl ClientLogin {
     /// # Errors
     /// [`LoginError::Unexpected`] for any other frame.
     pub fn server_key(frame: &Frame<'_>) -> Result<NodePublicKey, LoginError> {
-        match frame {
-            Frame::ServerKey { key } => Ok(*key),
-            other => Err(unexpected("ServerKey", other)),
-        }
+        let Frame::ServerKey { key } = frame else { return Err(unexpected("ServerKey", frame)) };
+        Ok(*key)
     }
 
     /// Opens the sealed part of the server's info: logged in.
@@ -163,10 +161,8 @@ impl ServerLogin {
     /// # Errors
     /// [`LoginError`] for any other frame, a box that does not open, or an info that makes no sense.
     pub fn client_info(&self, frame: &Frame<'_>) -> Result<(NodePublicKey, ClientInfo), LoginError> {
-        match frame {
-            Frame::ClientInfo { key, sealed } => Ok((*key, open_json(&self.sealed(key), sealed)?)),
-            other => Err(unexpected("ClientInfo", other)),
-        }
+        let Frame::ClientInfo { key, sealed } = frame else { return Err(unexpected("ClientInfo", frame)) };
+        Ok((*key, open_json(&self.sealed(key), sealed)?))
     }
 
     /// The client is admitted: appends the server's info.
