@@ -10,6 +10,7 @@
 //! [`story`] opens a lab, runs a test in it, prints every log when the test fails, and takes the lab down.
 
 mod ca;
+mod coordinator;
 mod eventually;
 mod headscale;
 mod nat;
@@ -23,6 +24,7 @@ mod world;
 pub mod probe;
 
 pub use ca::{LabCa, LabCertificate};
+pub use coordinator::Coordinator;
 pub use eventually::eventually;
 pub use headscale::{Headscale, HeadscaleNode, HeadscaleOptions, KeyOptions, Timings};
 pub use nat::{NatKind, Obstacle};

@@ -4,17 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::lab::{
-    Device, Headscale, HeadscaleOptions, Lab, NatKind, TailscalePath, Tailscaled, TailscaledOptions, Timings,
-    eventually,
+    Device, Lab, NatKind, TailscalePath, Tailscaled, TailscaledOptions, eventually,
     probe::{HashingSink, Pinger, send_hashed},
     story,
 };
 
-const TUNED: HeadscaleOptions = HeadscaleOptions {
-    timings: Timings::Tuned,
-    plain_http: false,
-    policy: None,
-};
+use crate::stage::headscale;
 
 #[test]
 fn two_home_routers_let_tailscaled_through() {
@@ -43,7 +38,7 @@ fn a_hard_router_keeps_tailscaled_on_the_relay() {
 
 /// Which way two tailscaled reach each other once that has settled, and the longest silence meanwhile.
 fn paths_between(lab: &Lab, left: NatKind, right: NatKind) -> Result<((TailscalePath, TailscalePath), Duration)> {
-    let headscale = Headscale::start(lab, &TUNED)?;
+    let headscale = headscale(lab)?;
     let key = headscale.reusable_key()?;
     let (_left_site, a, _right_site, b) = lab.pair(left, right)?;
     let options = TailscaledOptions {

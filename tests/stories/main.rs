@@ -1,3 +1,11 @@
 //! The stories. Each needs root and the peers (`cargo xtask peers`), and says so where it has to be skipped.
 
 mod baseline;
+mod cli;
+mod coordinator;
+mod exec;
+mod interop;
+mod keys;
+mod outage;
+mod paths;
+mod stage;

@@ -7,5 +7,5 @@ mod wire;
 
 pub use ping::{PingRecord, Pinger};
 pub use scan::{Listener, listeners};
-pub use tcp::{HashedStream, HashingSink, send_hashed, socks_connect};
+pub use tcp::{HashedStream, HashingSink, send_hashed, socks_send};
 pub use wire::{DirectWatch, WireGuardKind};

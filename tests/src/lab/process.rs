@@ -56,6 +56,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where this run's lines begin.
+    log_start: usize,
     started: Instant,
 }
 
@@ -79,6 +81,7 @@ impl Process {
             .append(true)
             .open(&log)
             .with_context(|| format!("{} could not be opened", log.display()))?;
+        let log_start = usize::try_from(file.metadata()?.len())?;
         let started = Instant::now();
         let child = command
             .stdin(Stdio::null())
@@ -90,6 +93,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            log_start,
             started,
         })
     }
@@ -106,10 +110,11 @@ impl Process {
         self.child.id()
     }
 
-    /// All that it has written so far, earlier runs under the same name included.
+    /// All that it has written so far; what an earlier run under the same name wrote is left out.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
     /// Waits until its log has a line that contains `text`, and returns that line.

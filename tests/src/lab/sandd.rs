@@ -224,6 +224,41 @@ impl<'lab> Sandd<'lab> {
         ipv4_of(&addresses).with_context(|| format!("no IPv4 address in {text:?}"))
     }
 
+    /// Which way it says that it reaches the peer with that mesh address.
+    pub fn path(&self, peer: Ipv4Addr) -> Result<SanddPath> {
+        let status = self.status()?;
+        let peers = find(&status, "peers")
+            .and_then(Value::as_array)
+            .with_context(|| format!("no peers in {status}"))?;
+        let peer = peers
+            .iter()
+            .find(|candidate| candidate.to_string().contains(&format!("\"{peer}\"")))
+            .with_context(|| format!("{peer} is no peer in {status}"))?;
+        path_of(peer.get("path").context("a peer without path")?)
+    }
+
+    /// Waits until it says so of the peer with that mesh address.
+    pub fn wait_for_path(&self, peer: Ipv4Addr, path: SanddPath, deadline: Duration) -> Result<()> {
+        eventually(
+            &format!("{path:?} path of {} to {peer}", self.host.name()),
+            deadline,
+            || {
+                let present = self.path(peer)?;
+                if present != path {
+                    bail!("it is {present:?}");
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// How it stands with the coordinator, as `status` says it.
+    pub fn control_state(&self) -> Result<String> {
+        let status = self.status()?;
+        let control = find(&status, "control").with_context(|| format!("no control in {status}"))?;
+        Ok(control.get("state").unwrap_or(control).to_string())
+    }
+
     /// Sends one echo request through the mesh; which way it went is part of the answer.
     pub fn ping(&self, peer: &str) -> Result<SanddPath> {
         let ping = Run::of(&mut self.cli(&["ping", "--json", peer]))?;
@@ -254,7 +289,7 @@ impl Role {
 }
 
 /// Reads a path as `status` and `ping` print it, whether as a word or as an object with the word as its key.
-pub(crate) fn path_of(value: &Value) -> Result<SanddPath> {
+fn path_of(value: &Value) -> Result<SanddPath> {
     let text = value.to_string().to_lowercase();
     if text.contains("direct") {
         Ok(SanddPath::Direct)
@@ -262,6 +297,17 @@ pub(crate) fn path_of(value: &Value) -> Result<SanddPath> {
         Ok(SanddPath::Relayed)
     } else {
         bail!("{text} is no path")
+    }
+}
+
+/// The first array under the key `key`, however deep.
+fn find<'json>(value: &'json Value, key: &str) -> Option<&'json Value> {
+    match value {
+        Value::Object(fields) => fields
+            .get(key)
+            .or_else(|| fields.values().find_map(|field| find(field, key))),
+        Value::Array(items) => items.iter().find_map(|item| find(item, key)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 

@@ -93,7 +93,7 @@ pub fn send_hashed(namespace: &Namespace, target: SocketAddr, bytes: u64) -> Res
 }
 
 /// Connects through the SOCKS5 port of a tailscaled without interface, and sends as [`send_hashed`] does.
-pub fn socks_connect(namespace: &Namespace, target: Ipv4Addr, port: u16, bytes: u64) -> Result<HashedStream> {
+pub fn socks_send(namespace: &Namespace, target: Ipv4Addr, port: u16, bytes: u64) -> Result<HashedStream> {
     let mut stream = namespace.inside(|| TcpStream::connect(crate::lab::tailscaled::SOCKS))??;
     stream.set_read_timeout(Some(STALL))?;
     stream.write_all(&[5, 1, 0])?;
