@@ -17,7 +17,7 @@ mod tls;
 
 pub use dialer::{DialTarget, Dialer};
 pub use error::DialError;
-pub(crate) use http1::{Http1, Response};
+pub(crate) use http1::{Http1, printable};
 pub use http1::{UpgradeResponse, upgrade};
 pub use stream::{Stream, Upgraded};
 pub use tls::TlsMode;

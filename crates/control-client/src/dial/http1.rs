@@ -190,7 +190,7 @@ fn timed_out() -> DialError {
 }
 
 /// The beginning of a body for an error text.
-pub(super) fn printable(body: &[u8]) -> String {
+pub(crate) fn printable(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -282,7 +282,7 @@ proptest! {
     fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = http1::parse_head(&bytes);
         let _ = pin::validity(&bytes);
-        let _ = http1::printable(&bytes);
+        let _ = printable(&bytes);
     }
 
     #[test]

@@ -222,7 +222,8 @@ pub struct PeerChange {
     #[serde(
         rename = "KeyExpiry",
         default,
-        with = "time",
+        deserialize_with = "time::keep_zero",
+        serialize_with = "time::serialize",
         skip_serializing_if = "Option::is_none"
     )]
     pub key_expiry: Option<SystemTime>,

@@ -144,6 +144,16 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         .ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"))
 }
 
+/// As [`deserialize`], but year 1 stays a time of its own: in a patch it differs from an absent field.
+pub(super) fn keep_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    parse_time(&text)
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"))
+}
+
 /// "None" is written as Go's zero time, for fields that Go does not leave out.
 pub(super) fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
