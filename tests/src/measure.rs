@@ -10,5 +10,5 @@ mod start;
 
 pub use contestant::Contestant;
 pub use figures::{Summary, table};
-pub use idle::{IdleCost, idle_cost};
+pub use idle::{IdleCost, idle_daemon, idle_node};
 pub use start::{Scenario, StartFigures, start_figures};

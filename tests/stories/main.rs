@@ -4,6 +4,7 @@ mod baseline;
 mod cli;
 mod coordinator;
 mod exec;
+mod ground;
 mod interop;
 mod keys;
 mod outage;

@@ -8,15 +8,15 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use e2e::{
-    lab::{Device, Timings, skip_reason},
-    measure::{Contestant, IdleCost, Scenario, StartFigures, Summary, idle_cost, start_figures, table},
+    lab::{Timings, skip_reason},
+    measure::{Contestant, IdleCost, Scenario, StartFigures, Summary, idle_daemon, idle_node, start_figures, table},
 };
 use serde::Serialize;
 
 const USAGE: &str = "usage: lab-measure [--runs N] [--only WORD]... [--idle SECONDS] [--json FILE]
 
   --runs N        starts of each kind (default 10)
-  --only WORD     only lines with this word: sandd, tailscaled, interop, first, restart, default, tuned, idle
+  --only WORD     only lines with this word: sandd, tailscaled, interop, first, restart, default, tuned, idle, daemon
   --idle SECONDS  how long an idle node is watched (default 60)
   --json FILE     writes the figures there, too";
 
@@ -65,10 +65,11 @@ fn main() -> Result<()> {
     }
     for (name, contestant) in [("sandd", Contestant::Sandd), ("tailscaled", Contestant::Tailscaled)] {
         if options.wants(&[name, "idle"]) {
-            report
-                .idle
-                .push(idle_cost(contestant, Device::Userspace, options.idle)?);
+            report.idle.push(idle_node(contestant, options.idle)?);
         }
+    }
+    if options.wants(&["sandd", "idle", "daemon"]) {
+        report.idle.push(idle_daemon(options.idle)?);
     }
     let mut out = stdout().lock();
     writeln!(out, "{}", starts_table(&report.starts))?;
@@ -124,6 +125,7 @@ fn starts_table(starts: &[StartFigures]) -> String {
                 format!("{:?}", line.scenario),
                 line.headscale.to_owned(),
                 shown(line.first_answer.as_ref()),
+                shown(line.headscale_register.as_ref()),
                 shown(line.direct_after.as_ref()),
                 line.never_direct.to_string(),
                 format!("{} of {}", line.lost, line.sent),
@@ -136,6 +138,7 @@ fn starts_table(starts: &[StartFigures]) -> String {
             "start",
             "Headscale",
             "first answer, ms: median / p95 (range)",
+            "of it Headscale's register",
             "direct after, ms",
             "never",
             "lost",
@@ -149,7 +152,7 @@ fn idle_table(idle: &[IdleCost]) -> String {
         .iter()
         .map(|line| {
             vec![
-                format!("{:?}", line.contestant),
+                line.what.clone(),
                 format!("{:.1}", line.rss_mib),
                 format!("{:.2}", line.cpu_percent),
                 line.threads.to_string(),
@@ -158,7 +161,7 @@ fn idle_table(idle: &[IdleCost]) -> String {
         })
         .collect();
     table(
-        &["idle node", "RSS, MiB", "CPU, % of a core", "threads", "watched, s"],
+        &["idle", "RSS, MiB", "CPU, % of a core", "threads", "watched, s"],
         &rows,
     )
 }

@@ -159,6 +159,19 @@ impl<'lab> Headscale<'lab> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// How long it took to answer each registration that came from `remote`, by its own log, the first `skip` left out.
+    #[must_use]
+    pub fn registrations_from(&self, remote: Ipv4Addr, skip: usize) -> Vec<Duration> {
+        let log = self.process.as_ref().map(Process::log).unwrap_or_default();
+        let from = format!(" remote={remote}:");
+        log.lines()
+            .filter(|line| line.contains("path=/machine/register") && line.contains(&from))
+            .filter_map(|line| line.split("elapsed=").nth(1)?.split(' ').next()?.parse::<f64>().ok())
+            .map(|milliseconds| Duration::from_secs_f64(milliseconds / 1000.0))
+            .skip(skip)
+            .collect()
+    }
+
     /// Runs a command of Headscale's and returns what it prints as JSON.
     pub fn command(&self, arguments: &[&str]) -> Result<Value> {
         let text = run(self.cli(arguments).args(["-o", "json-line"]))?;

@@ -5,22 +5,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::Contestant;
-use crate::lab::{Device, Headscale, HeadscaleOptions, Lab, NatKind, Timings, probe::Pinger};
+use crate::lab::{
+    Device, Headscale, HeadscaleOptions, Lab, NatKind, Process, Role, Sandd, SanddOptions, Timings, eventually,
+    probe::Pinger, run,
+};
 
 /// How long a node may settle before it counts as idle.
 const SETTLE: Duration = Duration::from_secs(15);
 
+/// What an idle node costs does not depend on how long its joining took.
+const TUNED: HeadscaleOptions = HeadscaleOptions {
+    timings: Timings::Tuned,
+    plain_http: false,
+    policy: None,
+};
+
 /// The cost of an idle node.
 #[derive(Debug, Clone, Serialize)]
 pub struct IdleCost {
-    /// Whose.
-    pub contestant: Contestant,
-    /// Without an interface, as a daemon runs by default, or with one.
-    pub userspace: bool,
+    /// What was watched.
+    pub what: String,
     /// Resident memory, MiB.
     pub rss_mib: f64,
     /// Share of one core, per cent.
@@ -31,33 +39,47 @@ pub struct IdleCost {
     pub watched_s: f64,
 }
 
-/// Lets two nodes join, talk once, settle, and watches one of them for `watch`.
-pub fn idle_cost(contestant: Contestant, device: Device, watch: Duration) -> Result<IdleCost> {
+/// Lets two nodes join, talk once, settle, and watches the one without interface for `watch`.
+pub fn idle_node(contestant: Contestant, watch: Duration) -> Result<IdleCost> {
     let lab = Lab::open()?;
-    let headscale = Headscale::start(
-        &lab,
-        &HeadscaleOptions {
-            timings: Timings::Tuned,
-            ..HeadscaleOptions::default()
-        },
-    )?;
+    let headscale = Headscale::start(&lab, &TUNED)?;
     let key = headscale.reusable_key()?;
     let (_site_a, a, _site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
-    // The pinging side needs an interface; the watched one is as asked.
+    // The pinging side needs an interface.
     let other = contestant.start(&b, Device::Tun, headscale.url(), Some(&key))?;
-    let watched = contestant.start(&a, device, headscale.url(), Some(&key))?;
+    let watched = contestant.start(&a, Device::Userspace, headscale.url(), Some(&key))?;
     other.address()?;
     let pinger = Pinger::start(b.namespace(), watched.address()?, Duration::from_millis(100))?;
     pinger.first_answer(Duration::from_secs(20))?;
     let _ = pinger.stop();
+    cost(format!("{contestant:?} node"), watched.process(), watch)
+}
+
+/// Watches a daemon in tunnel mode that is registered at its controller and has nothing to do but heartbeats.
+pub fn idle_daemon(watch: Duration) -> Result<IdleCost> {
+    let lab = Lab::open()?;
+    let headscale = Headscale::start(&lab, &TUNED)?;
+    let key = headscale.reusable_key()?;
+    let (_site_a, a, _site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
+    let options = SanddOptions::new(headscale.url(), Some(&key));
+    let controller = Sandd::join(&b, Role::Controller, &options)?;
+    let options = options.with_arguments(&["--server-url", "ws://b:8765/ws", "--daemon-id", "idle"]);
+    let daemon = Sandd::join(&a, Role::Daemon, &options)?;
+    eventually("the daemon's registration", Duration::from_secs(20), || {
+        let listed = run(&mut controller.controller_cli("daemons", &["--json"]))?;
+        listed.contains("idle").then_some(()).context(listed)
+    })?;
+    cost("Sandd daemon".to_owned(), daemon.process(), watch)
+}
+
+fn cost(what: String, process: &Process, watch: Duration) -> Result<IdleCost> {
     thread::sleep(SETTLE);
-    let (before, started) = (watched.process().usage()?, Instant::now());
+    let (before, started) = (process.usage()?, Instant::now());
     thread::sleep(watch);
-    let (after, elapsed) = (watched.process().usage()?, started.elapsed());
+    let (after, elapsed) = (process.usage()?, started.elapsed());
     let spent = after.cpu.saturating_sub(before.cpu);
     Ok(IdleCost {
-        contestant,
-        userspace: device == Device::Userspace,
+        what,
         rss_mib: f64::from(u32::try_from(after.rss_kib).unwrap_or(u32::MAX)) / 1024.0,
         cpu_percent: 100.0 * spent.as_secs_f64() / elapsed.as_secs_f64(),
         threads: after.threads,

@@ -48,6 +48,8 @@ pub struct StartFigures {
     pub first_answer: Option<Summary>,
     /// From the first answer to the first sealed packet that came straight, at the later of both ends.
     pub direct_after: Option<Summary>,
+    /// How much of the former Headscale took to answer the registration alone, by its own log.
+    pub headscale_register: Option<Summary>,
     /// Runs whose path never became direct.
     pub never_direct: usize,
     /// Echo requests sent from the first answer on, in all runs.
@@ -69,6 +71,7 @@ struct Ground<'lab> {
 struct Outcome {
     first_answer: Duration,
     direct_after: Option<Duration>,
+    register: Option<Duration>,
     sent: usize,
     lost: usize,
 }
@@ -133,6 +136,12 @@ pub fn start_figures(
         },
         first_answer: Summary::of(&outcomes.iter().map(|outcome| outcome.first_answer).collect::<Vec<_>>()),
         direct_after: Summary::of(&direct),
+        headscale_register: Summary::of(
+            &outcomes
+                .iter()
+                .filter_map(|outcome| outcome.register)
+                .collect::<Vec<_>>(),
+        ),
         never_direct: outcomes.len() - direct.len(),
         sent: outcomes.iter().map(|outcome| outcome.sent).sum(),
         lost: outcomes.iter().map(|outcome| outcome.lost).sum(),
@@ -146,6 +155,7 @@ impl Ground<'_> {
             self.site_a.forget_udp_flows()?;
             self.site_b.forget_udp_flows()?;
         }
+        let registrations = self.headscale.registrations_from(self.site_a.wan(), 0).len();
         let at_a = DirectWatch::start(self.a.namespace(), self.site_b.wan())?;
         let at_b = DirectWatch::start(self.b.namespace(), self.site_a.wan())?;
         let pinger = Pinger::start(self.a.namespace(), target, INTERVAL)?;
@@ -165,6 +175,11 @@ impl Ground<'_> {
         Ok(Outcome {
             first_answer,
             direct_after: direct.map(|direct| direct.saturating_duration_since(answered)),
+            register: self
+                .headscale
+                .registrations_from(self.site_a.wan(), registrations)
+                .first()
+                .copied(),
             sent: record.sent,
             lost: record.lost,
         })
