@@ -290,9 +290,9 @@ pub fn encode_echo_request(src: IpAddr, dst: IpAddr, id: u16, sequence: u16, pay
     message.extend_from_slice(&sequence.to_be_bytes());
     message.extend_from_slice(payload);
     let sum = if src.is_ipv4() {
-        Checksum::default().add(&message)
+        Checksum::default().with(&message)
     } else {
-        Checksum::default().add_pseudo_header(src, dst, protocol, message.len()).add(&message)
+        Checksum::default().with_pseudo_header(src, dst, protocol, message.len()).with(&message)
     };
     message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
     encode_ip(src, dst, protocol, &message)
@@ -309,7 +309,7 @@ pub fn encode_ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Opti
             packet[2..4].copy_from_slice(&total.to_be_bytes());
             packet.extend_from_slice(&src.octets());
             packet.extend_from_slice(&dst.octets());
-            let sum = Checksum::default().add(&packet).finish();
+            let sum = Checksum::default().with(&packet).finish();
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {

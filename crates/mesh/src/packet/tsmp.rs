@@ -30,5 +30,58 @@ pub fn parse_disco_advertisement(packet: &IpPacket<'_>) -> Option<DiscoPublicKey
     }
     let (kind, rest) = packet.payload().split_first()?;
     let key = rest.first_chunk::<32>()?;
-    (*kind == DISCO_ADVERTISEMENT).then(|| DiscoPublicKey::from_bytes(*key)).and_then(DiscoPublicKey::non_zero)
+    (*kind == DISCO_ADVERTISEMENT)
+        .then(|| DiscoPublicKey::from_bytes(*key))
+        .and_then(DiscoPublicKey::non_zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vectors::{bytes, vectors};
+
+    #[test]
+    fn both_families_equal_the_vectors() {
+        let all = vectors();
+        let key = DiscoPublicKey::from_bytes(bytes(&all["keys"]["disco_a"]["public"]).try_into().unwrap());
+        for name in ["disco_advertisement_v4", "disco_advertisement_v6"] {
+            let packet = bytes(&all["tsmp"][name]);
+            let view = IpPacket::parse(&packet).unwrap();
+            assert_eq!(parse_disco_advertisement(&view), Some(key));
+            let ours = encode_disco_advertisement(view.src(), view.dst(), &key).unwrap();
+            assert_eq!(parse_disco_advertisement(&IpPacket::parse(&ours).unwrap()), Some(key));
+            assert_eq!(ours, packet, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_and_short_ones_tell_nothing() {
+        let (src, dst) = ("100.64.0.1".parse().unwrap(), "100.64.0.2".parse().unwrap());
+        let tells = |protocol, payload: &[u8]| {
+            let packet = encode_ip(src, dst, protocol, payload).unwrap();
+            parse_disco_advertisement(&IpPacket::parse(&packet).unwrap())
+        };
+        let mut payload = [7u8; 33];
+        payload[0] = b'a';
+        assert!(tells(PROTOCOL, &payload).is_some());
+        assert_eq!(tells(98, &payload), None);
+        assert_eq!(tells(PROTOCOL, &payload[..32]), None);
+        assert_eq!(tells(PROTOCOL, &[]), None);
+        assert_eq!(
+            tells(PROTOCOL, b"!rejected and so on, to fill thirty-three bytes"),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn keys_survive(key: [u8; 32], v6: bool) {
+            let key = DiscoPublicKey::from_bytes(key);
+            let (src, dst) = if v6 { ("fd7a::1", "fd7a::2") } else { ("100.64.0.1", "100.64.0.2") };
+            let packet = encode_disco_advertisement(src.parse().unwrap(), dst.parse().unwrap(), &key).unwrap();
+            prop_assert_eq!(parse_disco_advertisement(&IpPacket::parse(&packet).unwrap()), key.non_zero());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The pool against a small relay in this process; the real ones are in the end-to-end tests.
 
+mod real;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +32,36 @@ struct Relay {
     key: NodePrivateKey,
 }
 
+fn node(host: &str, port: u16) -> DerpNode {
+    DerpNode {
+        name: "900a".to_owned(),
+        host_name: host.to_owned(),
+        cert_name: String::new(),
+        ipv4: String::new(),
+        ipv6: String::new(),
+        derp_port: port,
+        stun_port: None,
+        stun_only: false,
+        insecure_for_tests: false,
+        stun_test_ip: String::new(),
+    }
+}
+
+fn map_of(node: DerpNode) -> Arc<DerpMap> {
+    let region = DerpRegion {
+        id: REGION,
+        code: "test".to_owned(),
+        name: "test".to_owned(),
+        no_measure_no_home: false,
+        avoid: false,
+        nodes: vec![node],
+    };
+    Arc::new(DerpMap {
+        regions: BTreeMap::from([(REGION, Arc::new(region))]),
+        home_scores: BTreeMap::new(),
+    })
+}
+
 /// One client as the relay sees it.
 struct Client {
     stream: TcpStream,
@@ -51,30 +83,7 @@ impl Relay {
     }
 
     fn map(&self) -> Arc<DerpMap> {
-        let node = DerpNode {
-            name: "900a".to_owned(),
-            host_name: "127.0.0.1".to_owned(),
-            cert_name: String::new(),
-            ipv4: String::new(),
-            ipv6: String::new(),
-            derp_port: self.addr().port(),
-            stun_port: None,
-            stun_only: false,
-            insecure_for_tests: false,
-            stun_test_ip: String::new(),
-        };
-        let region = DerpRegion {
-            id: REGION,
-            code: "test".to_owned(),
-            name: "test".to_owned(),
-            no_measure_no_home: false,
-            avoid: false,
-            nodes: vec![node],
-        };
-        Arc::new(DerpMap {
-            regions: BTreeMap::from([(REGION, Arc::new(region))]),
-            home_scores: BTreeMap::new(),
-        })
+        map_of(node("127.0.0.1", self.addr().port()))
     }
 
     fn pool(&self, events: usize) -> (DerpPool, mpsc::Receiver<DerpEvent>) {
