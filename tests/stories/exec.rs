@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::lab::{Lab, NatKind, Obstacle, SanddPath, Site, probe::listeners, story};
+use e2e::lab::{Lab, NatKind, Obstacle, Role, Sandd, SanddPath, Site, probe::listeners, story};
 
-use crate::stage::{DIRECT, controller_and_daemon, exec_works, headscale};
+use crate::stage::{DIRECT, WORKER, controller_and_daemon, exec_works, headscale, wait_for_daemon};
 
 #[test]
 fn exec_works_relayed_and_then_direct() {
@@ -60,6 +60,20 @@ fn exec_works_through_the_relay_where_udp_is_blocked() {
             .wait_for_log("relay", Duration::from_secs(1))
             .context("the log does not say relayed")?;
         Ok(())
+    });
+}
+
+#[test]
+fn exec_works_without_a_mesh_from_behind_a_router() {
+    story(|lab| {
+        let site = lab.site(NatKind::PortRestricted)?;
+        let (public, inside) = (lab.public_host("controller")?, site.host("worker")?);
+        let controller =
+            Sandd::spawn_without_mesh(&public, Role::Controller, &["--host", "0.0.0.0", "--port", "8765"])?;
+        let url = format!("ws://{}:8765/ws", public.address());
+        let _daemon = Sandd::spawn_without_mesh(&inside, Role::Daemon, &["--server-url", &url, "--daemon-id", WORKER])?;
+        wait_for_daemon(&controller, Duration::from_secs(15))?;
+        exec_works(&controller)
     });
 }
 

@@ -153,6 +153,26 @@ impl<'lab> Sandd<'lab> {
         })
     }
 
+    /// Starts it without a mesh: `arguments` are all that it gets beside its state directory.
+    pub fn spawn_without_mesh(host: &'lab Host, role: Role, arguments: &[&str]) -> Result<Self> {
+        let state = Self::state_directory(host, role);
+        let mut command = host.command(sandd_binary());
+        command
+            .arg(role.subcommand())
+            .arg("--tunnel-state-dir")
+            .arg(&state)
+            .args(arguments);
+        if role == Role::Controller {
+            command.arg("--socket").arg(state.with_extension("sock"));
+        }
+        let name = format!("sandd-{}-{}", host.name(), role.word());
+        Ok(Self {
+            host,
+            state,
+            process: Process::start(&name, host.directory(), &mut command)?,
+        })
+    }
+
     /// Starts it and waits until it is a member with an address.
     pub fn join(host: &'lab Host, role: Role, options: &SanddOptions) -> Result<Self> {
         let mut node = Self::spawn(host, role, options)?;
