@@ -120,10 +120,7 @@ async fn run(config: DaemonConfig, mut stop: watch::Receiver<bool>, registered: 
     let mut reconnect = Reconnect::new(config.reconnect_ceiling);
     info!(daemon_id = %Escaped(config.id.as_str()), labels = ?config.labels, url = %config.url, "daemon started");
     loop {
-        let end = tokio::select! {
-            end = connection::run(&config, &identity, &commands, &registered, &mut reconnect, stop.clone()) => end,
-            _ = stop.wait_for(|stop| *stop) => ConnectionEnd::Stopped,
-        };
+        let end = connection::run(&config, &identity, &commands, &registered, &mut reconnect, stop.clone()).await;
         registered.send_replace(false);
         let now = Instant::now();
         match end {

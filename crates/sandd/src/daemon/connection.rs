@@ -10,7 +10,8 @@ use super::commands::{Commands, Job};
 use super::dispatch::{Verb, dispatch};
 use super::reconnect::Reconnect;
 use crate::escape::Escaped;
-use crate::transport::websocket::{self, Inbound, Outbox};
+use crate::transport::TransportError;
+use crate::transport::websocket::{self, Inbound, Outbox, Reader, Writer};
 use crate::wire::link::{DaemonEvent, DaemonLink, Outgoing};
 use crate::wire::v1::{Message, Metadata};
 
@@ -73,6 +74,11 @@ struct Serving<'a> {
     lost: watch::Receiver<bool>,
 }
 
+async fn dial(config: &DaemonConfig) -> Result<(Reader, Writer, Outbox), TransportError> {
+    let stream = config.transport.dial(&config.url).await?;
+    websocket::connect(stream, &config.url).await
+}
+
 /// Makes a connection and serves it to its end.
 pub(super) async fn run(
     config: &DaemonConfig,
@@ -83,11 +89,11 @@ pub(super) async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> ConnectionEnd {
     info!(url = %config.url, "connecting");
-    let stream = match config.transport.dial(&config.url).await {
-        Ok(stream) => stream,
-        Err(error) => return ConnectionEnd::Lost(error.to_string()),
+    let dialled = tokio::select! {
+        dialled = dial(config) => dialled,
+        _ = stop.wait_for(|stop| *stop) => return ConnectionEnd::Stopped,
     };
-    let (mut reader, writer, outbox) = match websocket::connect(stream, &config.url).await {
+    let (mut reader, writer, outbox) = match dialled {
         Ok(halves) => halves,
         Err(error) => return ConnectionEnd::Lost(error.to_string()),
     };

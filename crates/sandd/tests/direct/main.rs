@@ -1,0 +1,12 @@
+//! Direct mode on loopback with real processes: the built program, and raw `sandd.v1` peers played from the
+//! specification.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod bad_input;
+mod controller_conformance;
+mod daemon_conformance;
+mod exec;
+mod harness;
+mod lifecycle;
+mod trees;
