@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::source::Source;
+use super::{layers::PURE_IN_SANDD, source::Source};
 use crate::tree;
 
 /// Lines of code that a file may have without its tests.
@@ -18,27 +18,7 @@ const SHELLS: [(&str, &[&str]); 4] = [
     ("control-client", &["io", "dial", "client"]),
     ("mesh", &["io", "net", "mesh", "builder", "event"]),
     ("coordinator", &["io", "coordinator", "hooks"]),
-    (
-        "sandd",
-        &[
-            "main",
-            "cli",
-            "local",
-            "transport",
-            "controller",
-            "daemon",
-            "controller::accept",
-            "controller::connection",
-            "controller::exec",
-            "controller::daemons",
-            "daemon::connection",
-            "daemon::dispatch",
-            "daemon::exec",
-            "daemon::tree",
-            "daemon::output",
-            "daemon::child",
-        ],
-    ),
+    ("sandd", &["main", "cli", "local", "transport", "controller", "daemon"]),
 ];
 
 /// What makes code impure.
@@ -121,11 +101,10 @@ pub(crate) fn purity(package: &str, module: &[String], name: &str, source: &Sour
         .iter()
         .find(|(shell, _)| *shell == package)
         .map_or(&[][..], |(_, modules)| modules);
-    let is_shell = shells.iter().any(|shell| {
-        path == *shell
-            // Pure files lie in `controller` and `daemon` beside the shell ones, so there each is named.
-            || (!matches!(*shell, "controller" | "daemon") && path.starts_with(&format!("{shell}::")))
-    });
+    let is_shell = shells
+        .iter()
+        .any(|shell| path == *shell || path.starts_with(&format!("{shell}::")))
+        && !(package == "sandd" && PURE_IN_SANDD.contains(&path.as_str()));
     if is_shell {
         return Vec::new();
     }

@@ -9,12 +9,11 @@ const MESH_LEAVES: [&str; 5] = ["packet", "event", "status", "error", "metrics"]
 
 const CONTROL_CLIENT: &[Layer] = &[
     ("keys", &[]),
-    ("error", &["keys"]),
     ("noise", &["keys", "error"]),
     ("wire", &["keys", "error"]),
     ("map_stream", &["keys", "wire", "error"]),
     ("netmap", &["keys", "wire", "error"]),
-    ("registration", &["keys", "wire", "error", "config"]),
+    ("registration", &["keys", "wire", "error", "config", "noise"]),
     ("config", &["keys", "wire", "error", "netmap", "dial"]),
     ("dial", &["keys", "wire", "error"]),
     ("store", &["keys", "error", "config", "netmap", "wire"]),
@@ -66,6 +65,18 @@ const MESH_MACHINES: &[Layer] = &[
 /// What stands above the whole of the mesh and may be named by nothing below.
 const MESH_HANDLE: [&str; 3] = ["net", "mesh", "builder"];
 
+/// The pure files of controller and daemon: they stand below the transport, between files that are shells.
+pub(crate) const PURE_IN_SANDD: [&str; 8] = [
+    "controller::registry",
+    "controller::pending",
+    "controller::identity",
+    "controller::limits",
+    "daemon::reconnect",
+    "daemon::policy",
+    "daemon::jobs",
+    "wire::link",
+];
+
 /// Judges every path that `source`, module `module` of `package`, names.
 pub(crate) fn judge(package: &str, module: &[String], name: &str, source: &Source) -> Vec<String> {
     let mut offences = other_packages(package, name, source);
@@ -73,7 +84,8 @@ pub(crate) fn judge(package: &str, module: &[String], name: &str, source: &Sourc
     for named in source.paths_from("crate") {
         let Some(target) = named.segments.get(1) else { continue };
         let is_module = target.starts_with(|first: char| first.is_lowercase());
-        if !is_module || target == own {
+        // An error gathers its sources from wherever they come.
+        if !is_module || target == own || own == "error" {
             continue;
         }
         if !may_name(package, own, target) {
@@ -168,17 +180,8 @@ fn sandd_may_name(own: &str, target: &str) -> bool {
 
 /// The pure files of controller and daemon stand below the transport.
 fn sides_of_sandd(module: &[String], name: &str, source: &Source) -> Vec<String> {
-    const PURE: [&str; 7] = [
-        "controller::registry",
-        "controller::pending",
-        "controller::identity",
-        "daemon::reconnect",
-        "daemon::policy",
-        "daemon::jobs",
-        "wire::link",
-    ];
     let path = module.join("::");
-    if !PURE.contains(&path.as_str()) {
+    if !PURE_IN_SANDD.contains(&path.as_str()) {
         return Vec::new();
     }
     source
