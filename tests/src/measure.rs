@@ -6,9 +6,11 @@
 mod contestant;
 mod figures;
 mod idle;
+mod outage;
 mod start;
 
 pub use contestant::Contestant;
 pub use figures::{Summary, table};
 pub use idle::{IdleCost, idle_daemon, idle_node};
+pub use outage::{OutageFigures, outage};
 pub use start::{Scenario, StartFigures, start_figures};

@@ -9,28 +9,44 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use e2e::{
     lab::{Timings, skip_reason},
-    measure::{Contestant, IdleCost, Scenario, StartFigures, Summary, idle_daemon, idle_node, start_figures, table},
+    measure::{
+        Contestant, IdleCost, OutageFigures, Scenario, StartFigures, Summary, idle_daemon, idle_node, outage,
+        start_figures, table,
+    },
 };
 use serde::Serialize;
 
 const USAGE: &str = "usage: lab-measure [--runs N] [--only WORD]... [--idle SECONDS] [--json FILE]
 
   --runs N        starts of each kind (default 10)
-  --only WORD     only lines with this word: sandd, tailscaled, interop, first, restart, default, tuned, idle, daemon
+  --only WORD     only lines with this word: sandd, tailscaled, interop, first, restart, default, tuned, outage, idle, daemon
   --idle SECONDS  how long an idle node is watched (default 60)
+  --away SECONDS  how long Headscale is away in the outage (default 60)
   --json FILE     writes the figures there, too";
 
 struct Options {
     runs: usize,
     only: Vec<String>,
     idle: Duration,
+    away: Duration,
     json: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Report {
     starts: Vec<StartFigures>,
+    outage: Option<OutageFigures>,
     idle: Vec<IdleCost>,
+    machine: Machine,
+}
+
+/// On what it was measured.
+#[derive(Serialize)]
+struct Machine {
+    cpu: String,
+    cores: usize,
+    kernel: String,
+    load_before: String,
 }
 
 fn main() -> Result<()> {
@@ -40,7 +56,9 @@ fn main() -> Result<()> {
     }
     let mut report = Report {
         starts: Vec::new(),
+        outage: None,
         idle: Vec::new(),
+        machine: Machine::here(),
     };
     for (name, contestant, peer) in [
         ("sandd", Contestant::Sandd, Contestant::Sandd),
@@ -71,8 +89,19 @@ fn main() -> Result<()> {
     if options.wants(&["sandd", "idle", "daemon"]) {
         report.idle.push(idle_daemon(options.idle)?);
     }
+    if options.wants(&["sandd", "outage"]) {
+        report.outage = Some(outage(options.away)?);
+    }
     let mut out = stdout().lock();
+    writeln!(
+        out,
+        "{}, {} cores, Linux {}, load before {}\n",
+        report.machine.cpu, report.machine.cores, report.machine.kernel, report.machine.load_before
+    )?;
     writeln!(out, "{}", starts_table(&report.starts))?;
+    if let Some(outage) = &report.outage {
+        writeln!(out, "{}", outage_table(outage))?;
+    }
     writeln!(out, "{}", idle_table(&report.idle))?;
     if let Some(path) = options.json {
         fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| path)?;
@@ -86,6 +115,7 @@ impl Options {
             runs: 10,
             only: Vec::new(),
             idle: Duration::from_secs(60),
+            away: Duration::from_secs(60),
             json: None,
         };
         while let Some(argument) = arguments.next() {
@@ -96,6 +126,7 @@ impl Options {
                 "--runs" => options.runs = value.parse()?,
                 "--only" => options.only.push(value),
                 "--idle" => options.idle = Duration::from_secs(value.parse()?),
+                "--away" => options.away = Duration::from_secs(value.parse()?),
                 "--json" => options.json = Some(value),
                 _ => bail!("unknown argument {argument}\n{USAGE}"),
             }
@@ -164,4 +195,47 @@ fn idle_table(idle: &[IdleCost]) -> String {
         &["idle", "RSS, MiB", "CPU, % of a core", "threads", "watched, s"],
         &rows,
     )
+}
+
+fn outage_table(outage: &OutageFigures) -> String {
+    let rows = [
+        (
+            format!("Headscale away for {:.0} s: echo requests lost", outage.away_s),
+            format!("{} of {}", outage.lost, outage.sent),
+        ),
+        (
+            "longest time between two answers".to_owned(),
+            format!("{:.0} ms", outage.longest_silence_ms),
+        ),
+        (
+            "both nodes in step again after its return".to_owned(),
+            format!("{:.0} ms", outage.resync_ms),
+        ),
+        (
+            "removed node says so after the next contact".to_owned(),
+            format!("{:.0} ms", outage.removal_said_ms),
+        ),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(what, figure)| vec![what, figure]).collect();
+    table(&["outage", "figure"], &rows)
+}
+
+impl Machine {
+    fn here() -> Self {
+        let first = |path: &str, prefix: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(prefix))
+                .unwrap_or_default()
+                .to_owned();
+            line.rsplit(": ").next().unwrap_or_default().trim().to_owned()
+        };
+        Self {
+            cpu: first("/proc/cpuinfo", "model name"),
+            cores: std::thread::available_parallelism().map_or(0, Into::into),
+            kernel: first("/proc/sys/kernel/osrelease", ""),
+            load_before: first("/proc/loadavg", ""),
+        }
+    }
 }
