@@ -18,10 +18,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.ca_file(ca_file);
     }
     let mesh = builder.join(ControlUrl::parse(url)?, Some(AuthKey::new(key))).await?;
-    eprintln!("joined as {:?} {:?} after {:?}", mesh.name(), mesh.addresses(), started.elapsed());
+    eprintln!(
+        "joined as {:?} {:?} after {:?}",
+        mesh.name(),
+        mesh.addresses(),
+        started.elapsed()
+    );
     for _ in 0..5 {
         match mesh.ping(peer.as_str(), Duration::from_secs(5)).await {
-            Ok(reply) => eprintln!("{:?}: {} {:.2} ms, {}", started.elapsed(), reply.name, reply.rtt_ms, reply.path),
+            Ok(reply) => eprintln!(
+                "{:?}: {} {:.2} ms, {}",
+                started.elapsed(),
+                reply.name,
+                reply.rtt_ms,
+                reply.path
+            ),
             Err(error) => eprintln!("{:?}: {error}", started.elapsed()),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -46,6 +46,7 @@ mod schedule;
 mod shared;
 mod stack;
 mod tcp;
+mod time_wait;
 mod udp;
 
 pub(crate) use connection::ConnectionId;

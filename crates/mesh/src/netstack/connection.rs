@@ -18,6 +18,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use super::ingress::FourTuple;
 use super::schedule::Place;
 use super::{ListenerId, SocketError};
+use crate::packet::PacketBuf;
 
 /// Names a connection of one stack; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     pub(super) opened: bool,
     pub(super) detached: bool,
     pub(super) orphan: bool,
+    /// In time-wait: the acknowledgement of the peer's FIN.
+    pub(super) last_ack: Option<PacketBuf>,
     eof: bool,
     /// When the peer must have answered at last: set as long as something is outstanding.
     patience_ends: Option<Instant>,
@@ -88,6 +91,7 @@ impl Connection {
             opened: false,
             detached: false,
             orphan: false,
+            last_ack: None,
             eof: false,
             patience_ends: None,
             linger_ends: None,

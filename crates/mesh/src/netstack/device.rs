@@ -68,6 +68,11 @@ impl QueueDevice {
         }
     }
 
+    /// The packet that was sent last, if it is still here.
+    pub(super) fn last_sent(&self) -> Option<&PacketBuf> {
+        self.transmit.back()
+    }
+
     pub(super) fn pop_transmit(&mut self) -> Option<PacketBuf> {
         let packet = self.transmit.pop_front();
         if self.transmit.is_empty() && self.transmit.capacity() > TRANSMIT_LIMIT / 8 {

@@ -32,8 +32,7 @@ pub(super) struct Inbound {
 pub(super) enum Kind {
     Tcp {
         tuple: FourTuple,
-        opens: bool,
-        resets: bool,
+        flags: SegmentFlags,
     },
     Udp {
         tuple: FourTuple,
@@ -44,6 +43,16 @@ pub(super) enum Kind {
         ident: u16,
         sequence: u16,
     },
+}
+
+/// What of a segment matters before its connection is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentFlags {
+    /// The first segment of a connection.
+    pub(super) opens: bool,
+    pub(super) resets: bool,
+    /// It carries bytes or FIN, which want to be acknowledged.
+    pub(super) occupies: bool,
 }
 
 /// Classifies a packet; `None` when it is malformed or of a kind that we do not speak.
@@ -123,11 +132,12 @@ fn transport(protocol: IpProtocol, source: IpAddr, destination: IpAddr, payload:
     if protocol == IpProtocol::Tcp {
         let tcp = TcpPacket::new_checked(payload).ok()?;
         let tuple = tuple(tcp.dst_port(), tcp.src_port())?;
-        return Some(Kind::Tcp {
-            tuple,
+        let flags = SegmentFlags {
             opens: tcp.syn() && !tcp.ack() && !tcp.rst(),
             resets: tcp.rst(),
-        });
+            occupies: tcp.fin() || !tcp.payload().is_empty(),
+        };
+        return Some(Kind::Tcp { tuple, flags });
     }
     if protocol == IpProtocol::Udp {
         let udp = UdpPacket::new_checked(payload).ok()?;

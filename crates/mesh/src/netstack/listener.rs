@@ -1,6 +1,7 @@
 //! [`Listener`]: a port that takes connections, with its two bounded queues.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::task::{Context, Waker};
 
 use super::ConnectionId;
@@ -13,7 +14,7 @@ pub(crate) struct ListenerId(pub(super) u64);
 pub(super) struct Listener {
     pub(super) port: u16,
     backlog: usize,
-    half_open: Vec<ConnectionId>,
+    half_open: Vec<(ConnectionId, IpAddr)>,
     ready: VecDeque<ConnectionId>,
     waiters: Vec<Waker>,
 }
@@ -29,18 +30,20 @@ impl Listener {
         }
     }
 
-    /// False when a further SYN must be dropped: the peer repeats it, and finds room if we get on meanwhile.
-    pub(super) fn has_room(&self) -> bool {
-        self.half_open.len() + self.ready.len() < self.backlog
+    /// False when a further SYN must be dropped: the peer repeats it, and finds room if we get on meanwhile. One peer
+    /// alone cannot take all of it by never answering.
+    pub(super) fn has_room_for(&self, peer: IpAddr) -> bool {
+        let unanswered = self.half_open.iter().filter(|(_, other)| *other == peer).count();
+        self.half_open.len() + self.ready.len() < self.backlog && unanswered < self.backlog.div_ceil(2)
     }
 
-    pub(super) fn begin(&mut self, id: ConnectionId) {
-        self.half_open.push(id);
+    pub(super) fn begin(&mut self, id: ConnectionId, peer: IpAddr) {
+        self.half_open.push((id, peer));
     }
 
     /// The handshake ended well.
     pub(super) fn complete(&mut self, id: ConnectionId, wakeups: &mut Vec<Waker>) {
-        self.half_open.retain(|other| *other != id);
+        self.half_open.retain(|(other, _)| *other != id);
         self.ready.push_back(id);
         // All of them: a waiter may have been dropped since, and one that finds nothing just waits again.
         wakeups.append(&mut self.waiters);
@@ -48,7 +51,7 @@ impl Listener {
 
     /// The connection ended before anybody took it.
     pub(super) fn forget(&mut self, id: ConnectionId) {
-        self.half_open.retain(|other| *other != id);
+        self.half_open.retain(|(other, _)| *other != id);
         self.ready.retain(|other| *other != id);
     }
 
@@ -64,6 +67,6 @@ impl Listener {
 
     /// Everything that was not accepted.
     pub(super) fn into_pending(self) -> impl Iterator<Item = ConnectionId> {
-        self.half_open.into_iter().chain(self.ready)
+        self.half_open.into_iter().map(|(id, _)| id).chain(self.ready)
     }
 }

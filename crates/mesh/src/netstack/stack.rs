@@ -16,6 +16,7 @@ use super::ingress::{self, FourTuple, Inbound, Kind};
 use super::listener::Listener;
 use super::ports::Random;
 use super::schedule::Schedule;
+use super::time_wait::TimeWait;
 use super::udp::Datagrams;
 use super::{ConnectionId, ListenerId, StackMetrics, UdpId};
 use crate::packet::{PacketBatch, PacketBuf};
@@ -78,6 +79,7 @@ pub struct Stack {
     pub(super) last_id: u64,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     pub(super) by_tuple: HashMap<FourTuple, ConnectionId>,
+    pub(super) time_wait: TimeWait,
     pub(super) schedule: Schedule,
     pub(super) listeners: BTreeMap<ListenerId, Listener>,
     pub(super) listening: BTreeMap<u16, ListenerId>,
@@ -131,6 +133,7 @@ impl Stack {
             last_id: 0,
             connections: BTreeMap::new(),
             by_tuple: HashMap::new(),
+            time_wait: TimeWait::default(),
             schedule: Schedule::default(),
             listeners: BTreeMap::new(),
             listening: BTreeMap::new(),
@@ -177,7 +180,7 @@ impl Stack {
         metrics
     }
 
-    /// Connections in any state, those that only wait for a repeated FIN included.
+    /// Connections that are more than the memory of one.
     #[must_use]
     pub fn connection_count(&self) -> usize {
         self.connections.len()
@@ -198,6 +201,7 @@ impl Stack {
         self.driver_due = false;
         self.driver_called = false;
         self.send_echoes();
+        self.time_wait.expire(now);
         while let Some(id) = self.schedule.pop_due(now) {
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.place.left_deadlines();
@@ -268,7 +272,7 @@ impl Stack {
         }
         packet.truncate(len);
         match kind {
-            Kind::Tcp { tuple, opens, resets } => self.handle_segment(packet, tuple, opens, resets),
+            Kind::Tcp { tuple, flags } => self.handle_segment(packet, tuple, flags),
             Kind::Udp { tuple, payload } => {
                 if !self.handle_datagram(tuple, packet.get(payload).unwrap_or_default()) {
                     self.answer_for_nobody(packet);
@@ -340,6 +344,16 @@ impl Stack {
                 self.schedule.set_ready(id, &mut connection.place);
                 next = None;
             }
+            if sent > 0 && connection.is_in_time_wait() && !self.addresses.contains(&connection.tuple.remote.ip()) {
+                connection.last_ack = self.device.last_sent().cloned();
+            }
+        }
+        if connection.orphan
+            && let Some(answer) = connection.last_ack.take()
+        {
+            self.time_wait.insert(connection.tuple, answer, self.now);
+            self.detach(id);
+            return self.conclude(id, None);
         }
         if connection.is_over() || connection.is_past_time_wait(self.now) {
             self.detach(id);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use smoltcp::wire::IpEndpoint;
 
 use super::connection::{Connection, Origin};
-use super::ingress::FourTuple;
+use super::ingress::{FourTuple, SegmentFlags};
 use super::listener::Listener;
 use super::{ConnectionId, ListenerId, SocketError, Stack};
 use crate::packet::PacketBuf;
@@ -29,14 +29,17 @@ impl Stack {
         if self.connections.len() >= self.config.max_connections {
             return Err(SocketError::TooMany(self.config.max_connections));
         }
-        let (by_tuple, listening) = (&self.by_tuple, &self.listening);
+        let (by_tuple, time_wait, listening) = (&self.by_tuple, &self.time_wait, &self.listening);
         let tuple_of = |port| FourTuple {
             local: SocketAddr::new(source, port),
             remote,
         };
         let port = self
             .random
-            .free_port(|port| !listening.contains_key(&port) && !by_tuple.contains_key(&tuple_of(port)))
+            .free_port(|port| {
+                let tuple = tuple_of(port);
+                !(listening.contains_key(&port) || by_tuple.contains_key(&tuple) || time_wait.contains(&tuple))
+            })
             .ok_or(SocketError::NoFreePort)?;
         let tuple = tuple_of(port);
         let mut connection = Connection::new(
@@ -211,12 +214,27 @@ impl Stack {
         }
     }
 
-    pub(super) fn handle_segment(&mut self, packet: PacketBuf, tuple: FourTuple, opens: bool, resets: bool) {
+    pub(super) fn handle_segment(&mut self, packet: PacketBuf, tuple: FourTuple, flags: SegmentFlags) {
+        let SegmentFlags {
+            opens,
+            resets,
+            occupies,
+        } = flags;
+        if self.time_wait.contains(&tuple) {
+            if !opens {
+                if let Some(answer) = self.time_wait.answer(&tuple).filter(|_| occupies && !resets) {
+                    self.device.send(answer);
+                }
+                return;
+            }
+            // The peer reuses the ports already (RFC 6191): the old connection has nothing more to expect.
+            self.time_wait.remove(&tuple);
+        }
         let mut known = self.by_tuple.get(&tuple).copied();
         if let Some(id) = known.filter(|_| opens)
             && self.connections.get(&id).is_some_and(Connection::is_in_time_wait)
         {
-            // The peer reuses the ports already (RFC 6191): the old connection has nothing more to expect.
+            // The same, though its owner still has it.
             self.detach(id);
             if self.connections.get(&id).is_some_and(|connection| connection.orphan) {
                 self.connections.remove(&id);
@@ -241,7 +259,9 @@ impl Stack {
     /// A connection ready to be fed the SYN; `None` when there is no room.
     fn begin_passive(&mut self, id: ListenerId, tuple: FourTuple) -> Option<ConnectionId> {
         let room = self.connections.len() < self.config.max_connections;
-        self.listeners.get(&id).filter(|listener| room && listener.has_room())?;
+        self.listeners
+            .get(&id)
+            .filter(|listener| room && listener.has_room_for(tuple.remote.ip()))?;
         let mut connection = Connection::new(
             tuple,
             Origin::Listener(id),
@@ -251,7 +271,7 @@ impl Stack {
         connection.socket_mut().listen(IpEndpoint::from(tuple.local)).ok()?;
         let connection = self.insert(connection);
         if let Some(listener) = self.listeners.get_mut(&id) {
-            listener.begin(connection);
+            listener.begin(connection, tuple.remote.ip());
         }
         Some(connection)
     }

@@ -42,6 +42,7 @@ pub(super) struct Link {
     pub(super) weather: Weather,
     pub(super) cut: bool,
     pub(super) carried: u64,
+    pub(super) resets: u64,
     random: Random,
     flying: BTreeMap<(Instant, u64), (Side, PacketBuf)>,
     count: u64,
@@ -103,6 +104,7 @@ impl Link {
             weather,
             cut: false,
             carried: 0,
+            resets: 0,
             random: Random::seeded(42),
             flying: BTreeMap::new(),
             count: 0,
@@ -159,6 +161,8 @@ impl Link {
     fn launch(&mut self, from: Side, packet: PacketBuf) {
         assert!(packet.len() <= 1280);
         self.carried += 1;
+        let is_reset = packet.len() >= 40 && packet[0] == 0x45 && packet[9] == 6 && packet[33] & 0x04 != 0;
+        self.resets += u64::from(is_reset);
         if self.cut || self.random.next_u64() % 1000 < self.weather.loss {
             return;
         }

@@ -233,10 +233,13 @@ fn data_survives_a_minute_without_path() {
 fn the_backlog_is_bounded_and_those_left_out_come_again() {
     let mut link = Link::new(CALM);
     let (listener, _) = link.b.tcp_listen(PORT, 4).unwrap();
-    let dialled: Vec<_> = (0..6)
-        .map(|_| link.a.tcp_connect(None, (v4(2), PORT).into()).unwrap())
-        .collect();
-    link.run_for(Duration::from_millis(500));
+    // Three from each of two peers: the third of the first is one too many for that peer, the others for the backlog.
+    link.a.set_addresses(&[v4(1), v4(3)]);
+    let mut dial = |local| link.a.tcp_connect(Some(local), (v4(2), PORT).into()).unwrap();
+    let dialled = [v4(1), v4(1), v4(1), v4(3), v4(3), v4(3)].map(&mut dial);
+    link.turn();
+    link.now += Duration::from_millis(5);
+    link.step();
     assert_eq!(link.b.connection_count(), 4);
     assert_eq!(link.b.metrics().dropped_backlog, 2);
     for _ in 0..6 {
@@ -349,8 +352,9 @@ fn ports_can_be_reused_while_the_old_connection_is_remembered() {
     link.run_for(Duration::from_secs(1));
     link.a.tcp_release(a);
     link.run_for(Duration::from_secs(1));
-    assert_eq!(link.a.connection_count(), 0);
-    assert_eq!(link.b.connection_count(), 1);
+    // What is left is less than a connection.
+    assert_eq!((link.a.connection_count(), link.b.connection_count()), (0, 0));
+    assert_eq!((link.a.poll_timeout(), link.b.poll_timeout()), (None, None));
     for _ in 0..3 {
         let (a, b) = link.connect(listener, (v4(2), PORT).into());
         assert!(link.write(Side::A, a, b"new").is_ready());
@@ -358,4 +362,26 @@ fn ports_can_be_reused_while_the_old_connection_is_remembered() {
         assert_eq!(link.read_to_end(Side::B, b).unwrap(), b"new");
         link.b.tcp_release(b);
     }
+}
+
+#[test]
+fn a_repeated_fin_is_acknowledged_although_the_connection_is_gone() {
+    let mut link = Link::new(CALM);
+    let (listener, _) = link.b.tcp_listen(PORT, 16).unwrap();
+    let (a, b) = link.connect(listener, (v4(2), PORT).into());
+    link.a.tcp_shutdown(a);
+    link.run_for(Duration::from_secs(1));
+    link.b.tcp_release(b);
+    // B's FIN arrives, the answer is lost.
+    link.turn();
+    link.now += Duration::from_millis(5);
+    link.step();
+    link.cut = true;
+    link.a.tcp_release(a);
+    link.turn();
+    link.run_for(Duration::from_millis(100));
+    assert_eq!((link.a.connection_count(), link.b.connection_count()), (0, 1));
+    link.cut = false;
+    link.run_for(Duration::from_secs(3));
+    assert_eq!((link.b.connection_count(), link.resets), (0, 0));
 }

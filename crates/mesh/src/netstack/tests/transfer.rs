@@ -100,11 +100,8 @@ fn a_slow_reader_stops_the_writer_and_loses_nothing() {
     let (sender, receiver) = link.connect(listener, (v4(2), PORT).into());
     let mut sent = 0_u64;
     let fill = |link: &mut Link, sent: &mut u64| {
-        loop {
-            match link.write(Side::A, sender, pattern.at(*sent, 10_000)) {
-                Poll::Ready(count) => *sent += count.unwrap() as u64,
-                Poll::Pending => break,
-            }
+        while let Poll::Ready(count) = link.write(Side::A, sender, pattern.at(*sent, 10_000)) {
+            *sent += count.unwrap() as u64;
         }
     };
     for _ in 0..20 {
