@@ -7,6 +7,7 @@ mod exec;
 mod ground;
 mod interop;
 mod keys;
+mod membership;
 mod outage;
 mod paths;
 mod stage;
