@@ -16,6 +16,8 @@ pub enum PeerPath {
     Relayed(u16),
     /// There is none: no relay is known and no address answered.
     Unknown,
+    /// The node itself: nothing leaves it.
+    Local,
 }
 
 impl std::fmt::Display for PeerPath {
@@ -24,6 +26,7 @@ impl std::fmt::Display for PeerPath {
             Self::Direct(addr) => write!(f, "direct {addr}"),
             Self::Relayed(region) => write!(f, "relayed by region {region}"),
             Self::Unknown => f.write_str("no path yet"),
+            Self::Local => f.write_str("this node itself"),
         }
     }
 }

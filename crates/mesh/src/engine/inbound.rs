@@ -139,7 +139,7 @@ impl Engine {
             return self.counters.drop_packet(DropReason::Filtered);
         }
         self.counters.packets_in += 1;
-        if let Some(outcome) = self.pings.take_reply(&view, from, now) {
+        if let Some(outcome) = self.pings.take_reply(&view, Some(from), now) {
             return self.outputs.push_back(Output::Ponged(outcome));
         }
         self.outputs.push_back(Output::Deliver(packet));

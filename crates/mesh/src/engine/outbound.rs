@@ -29,7 +29,10 @@ impl Engine {
         let destination = view.dst();
         if self.own_ips.contains(&destination) {
             // Talking to oneself never leaves the node.
-            return self.outputs.push_back(Output::Deliver(packet));
+            return match self.pings.take_reply(&view, None, now) {
+                Some(outcome) => self.outputs.push_back(Output::Ponged(outcome)),
+                None => self.outputs.push_back(Output::Deliver(packet)),
+            };
         }
         if self.filter.outbound(&view, now) != Verdict::Accept {
             return self.counters.drop_packet(DropReason::Filtered);

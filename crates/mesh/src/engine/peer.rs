@@ -51,11 +51,6 @@ impl Peer {
         }
     }
 
-    /// Region whose relay carries packets to it: where it was heard last, else where it listens.
-    pub(crate) fn relay_region(&self) -> Option<RegionId> {
-        self.node.home_derp.or(self.learned_region)
-    }
-
     /// An address of the peer of this family.
     pub(crate) fn address(&self, v6: bool) -> Option<IpAddr> {
         self.node.ips().find(|ip| ip.is_ipv6() == v6)

@@ -53,7 +53,13 @@ impl Pings {
         over.into_iter().map(|seq| PingOutcome { seq, reply: None }).collect()
     }
 
-    pub(super) fn take_reply(&mut self, packet: &IpPacket<'_>, from: Underlay, now: Instant) -> Option<PingOutcome> {
+    /// The outcome of a ping that this packet answers; `from` is where it came from, nothing for this node itself.
+    pub(super) fn take_reply(
+        &mut self,
+        packet: &IpPacket<'_>,
+        from: Option<Underlay>,
+        now: Instant,
+    ) -> Option<PingOutcome> {
         let EchoReply { identifier, sequence } = packet.echo_reply()?;
         if identifier != self.identifier {
             return None;
@@ -62,8 +68,9 @@ impl Pings {
         let rtt = now.saturating_duration_since(pending.sent);
         self.pending.remove(&sequence);
         let path = match from {
-            Underlay::Udp(addr) => PeerPath::Direct(addr),
-            Underlay::Derp { region: RegionId(region), .. } => PeerPath::Relayed(region),
+            Some(Underlay::Udp(addr)) => PeerPath::Direct(addr),
+            Some(Underlay::Derp { region: RegionId(region), .. }) => PeerPath::Relayed(region),
+            None => PeerPath::Local,
         };
         Some(PingOutcome { seq: sequence, reply: Some((rtt, path)) })
     }

@@ -48,6 +48,9 @@ impl Engine {
 
     /// The path packets to a mesh address take now.
     pub(crate) fn path_to(&self, ip: IpAddr) -> PeerPath {
+        if self.own_ips.contains(&ip) {
+            return PeerPath::Local;
+        }
         let Some(id) = self.routes.lookup(ip) else { return PeerPath::Unknown };
         let Some(peer) = self.peers.get(&id) else { return PeerPath::Unknown };
         self.path_of_route(peer.path.route(), self.relay_of(id))

@@ -25,7 +25,7 @@ use crate::error::PingError;
 use crate::event::MeshEvent;
 use crate::mesh::Snapshot;
 use crate::packet::PacketBatch;
-use crate::status::{ControlStatus, MeshStatus, PeerPath, PingReply};
+use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
 
 /// Relay events taken in one turn, so that a busy relay cannot starve the sockets.

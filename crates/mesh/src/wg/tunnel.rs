@@ -131,11 +131,6 @@ impl Tunnel {
         }
     }
 
-    /// Number of packets waiting.
-    pub(crate) fn staged(&self) -> usize {
-        self.staged.len()
-    }
-
     /// True while an initiation of ours waits for its answer.
     pub(crate) fn handshaking(&self) -> bool {
         self.handshake.is_some()
