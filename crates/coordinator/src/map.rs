@@ -16,7 +16,7 @@ mod tests;
 mod world;
 mod writer;
 
-pub(crate) use derp_map::{DERP_REGION, RelayAddress, derp_map};
+pub(crate) use derp_map::{RelayAddress, derp_map};
 pub(crate) use dns::dns_config;
 pub(crate) use world::World;
 pub(crate) use writer::{MapWriter, Told};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sandd_control_client::wire::{DerpMap, DerpNode, DerpRegion};
 
 /// The region's number; 900 to 999 are for users, and Headscale's is the same.
-pub(crate) const DERP_REGION: i64 = 999;
+const DERP_REGION: i64 = 999;
 
 /// Where nodes reach the relay.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -332,6 +332,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// One change of what a node says of itself.
+fn report(bench: &mut Bench, known: Option<(u8, NodeId)>, number: u8, request: MapRequest) {
+    if let Some((generation, _)) = known {
+        bench.update(number, generation, request);
+    }
+}
+
 fn carry_out(bench: &mut Bench, generations: &mut BTreeMap<u8, (u8, NodeId)>, step: &Step) {
     let lookup = |number: &u8| generations.get(number).copied();
     match step {
@@ -346,50 +353,34 @@ fn carry_out(bench: &mut Bench, generations: &mut BTreeMap<u8, (u8, NodeId)>, st
             }
         }
         Step::Endpoints(number, port) => {
-            if let Some((generation, _)) = lookup(number) {
-                let endpoints = Some(vec![format!("192.0.2.1:{port}").parse().unwrap()]);
-                bench.update(
-                    *number,
-                    generation,
-                    MapRequest {
-                        endpoints,
-                        ..MapRequest::default()
-                    },
-                );
-            }
+            let endpoints = Some(vec![format!("192.0.2.1:{port}").parse().unwrap()]);
+            let request = MapRequest {
+                endpoints,
+                ..MapRequest::default()
+            };
+            report(bench, lookup(number), *number, request);
         }
         Step::Home(number, region) => {
-            if let Some((generation, _)) = lookup(number) {
-                let net_info = Some(NetInfo {
-                    preferred_derp: *region,
-                    ..NetInfo::default()
-                });
-                let hostinfo = Some(Hostinfo {
-                    net_info,
-                    ..Hostinfo::default()
-                });
-                bench.update(
-                    *number,
-                    generation,
-                    MapRequest {
-                        hostinfo,
-                        ..MapRequest::default()
-                    },
-                );
-            }
+            let net_info = Some(NetInfo {
+                preferred_derp: *region,
+                ..NetInfo::default()
+            });
+            let hostinfo = Some(Hostinfo {
+                net_info,
+                ..Hostinfo::default()
+            });
+            let request = MapRequest {
+                hostinfo,
+                ..MapRequest::default()
+            };
+            report(bench, lookup(number), *number, request);
         }
         Step::Disco(number, key) => {
-            if let Some((generation, _)) = lookup(number) {
-                let disco_key = Some(DiscoPublicKey::from_bytes([*key; 32]));
-                bench.update(
-                    *number,
-                    generation,
-                    MapRequest {
-                        disco_key,
-                        ..MapRequest::default()
-                    },
-                );
-            }
+            let request = MapRequest {
+                disco_key: Some(DiscoPublicKey::from_bytes([*key; 32])),
+                ..MapRequest::default()
+            };
+            report(bench, lookup(number), *number, request);
         }
         Step::Offline(number) => {
             if let Some((_, id)) = lookup(number) {

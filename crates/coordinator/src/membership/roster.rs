@@ -170,6 +170,11 @@ impl Membership {
         self.unsaved_keys.insert(id);
     }
 
+    /// Grows with each change that anybody can see.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Grows with each change of members, owners, tags or addresses.
     pub(crate) fn structure(&self) -> u64 {
         self.structure
@@ -177,10 +182,6 @@ impl Membership {
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Entry> {
         self.nodes.values()
-    }
-
-    pub(crate) fn node(&self, id: NodeId) -> Option<&Entry> {
-        self.nodes.get(&id)
     }
 
     pub(crate) fn users(&self) -> impl Iterator<Item = &User> {

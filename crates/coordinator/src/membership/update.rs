@@ -9,6 +9,8 @@ use super::{Membership, NodeId, Now, name};
 
 /// Endpoints kept of a node; more would only make peers probe in vain (S-16).
 const MAX_ENDPOINTS: usize = 32;
+/// Streams of one node at once: the one in use, and old ones that have not been noticed to be dead.
+const MAX_STREAMS: u32 = 8;
 const MAX_SERVICES: usize = 32;
 const MAX_TAGS: usize = 32;
 const MAX_TEXT: usize = 256;
@@ -93,17 +95,18 @@ impl Membership {
         self.touch(id);
     }
 
-    /// A map stream of the node has begun.
-    pub(crate) fn stream_opened(&mut self, id: NodeId) {
-        let Some(entry) = self.nodes.get_mut(&id) else {
-            return;
+    /// A map stream of the node begins; false when it has too many.
+    pub(crate) fn stream_opened(&mut self, id: NodeId) -> bool {
+        let Some(entry) = self.nodes.get_mut(&id).filter(|entry| entry.streams < MAX_STREAMS) else {
+            return false;
         };
-        entry.streams = entry.streams.saturating_add(1);
+        entry.streams += 1;
         entry.away_since = None;
         if !entry.online {
             entry.online = true;
             self.revise(id);
         }
+        true
     }
 
     /// A map stream of the node has ended; for a while it still counts as online.

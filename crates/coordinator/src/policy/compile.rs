@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sandd_control_client::wire::{FilterRule, NetPortRange, PortRange};
 
+use super::Policy;
 use super::document::Rule;
 use super::selector::Selector;
-use super::{Policy, document};
 use crate::membership::{NodeId, RANGE_V4, RANGE_V6};
 
 /// A member, as far as a policy cares.
@@ -75,7 +75,7 @@ impl Policy {
         Compiled { members, rules }
     }
 
-    fn compile_rule(&self, rule: &document::Rule, members: &BTreeMap<NodeId, Subject>) -> CompiledRule {
+    fn compile_rule(&self, rule: &Rule, members: &BTreeMap<NodeId, Subject>) -> CompiledRule {
         let Rule {
             sources,
             destinations,
