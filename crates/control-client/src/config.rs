@@ -78,7 +78,11 @@ impl ControlUrl {
             });
         }
         let host = match url.host().ok_or_else(malformed)? {
-            Host::Domain(name) => name.trim_end_matches('.').to_owned(),
+            // One dot at the end is good form; more would leave a host that reads as another one.
+            Host::Domain(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                (!name.ends_with('.')).then(|| name.to_owned()).ok_or_else(malformed)?
+            }
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),
         };
