@@ -11,6 +11,8 @@ mod name;
 mod record;
 mod register;
 mod roster;
+#[cfg(test)]
+mod tests;
 mod update;
 
 pub(crate) use address::{RANGE_V4, RANGE_V6, Slot};
