@@ -8,6 +8,7 @@
 
 mod connect;
 mod driver;
+mod early_map;
 mod enroll;
 mod key_store;
 mod link;

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::chance;
 use super::connect::connect;
+use super::early_map::EarlyMap;
 use super::enroll::Why;
 use super::key_store::{NodeState, StateStore};
 use super::saver::Saver;
@@ -99,6 +100,7 @@ pub(crate) struct Driver {
     pub(super) registration: Option<Registration>,
     /// Registrations since the coordinator last served a valid map.
     pub(super) renewals: u32,
+    pub(super) early_map: Option<EarlyMap>,
     connection: Option<Connection>,
 }
 
@@ -126,6 +128,7 @@ impl Driver {
             backoff: Backoff::default(),
             registration: None,
             renewals: 0,
+            early_map: None,
             connection: None,
         }
     }
@@ -200,6 +203,7 @@ impl Driver {
             Ok(never) => match never {},
             Err(end) => {
                 // A logout can still use the connection; everything else begins with a new one.
+                self.early_map = None;
                 if !matches!(end, End::Command(Command::Logout(_))) {
                     self.connection = None;
                 }

@@ -6,11 +6,13 @@
 use std::time::Instant;
 
 use super::driver::{Driver, End};
+use super::early_map::EarlyMap;
 use super::session::Connection;
 use crate::error::ControlError;
 use crate::event::{ControlEvent, ControlState};
 use crate::keys::NodePrivateKey;
 use crate::registration::{Next, Registration};
+use crate::wire::RegisterRequest;
 
 /// A coordinator that takes every registration and then denies it would be asked for ever.
 const MAX_RENEWALS: u32 = 3;
@@ -41,6 +43,8 @@ impl Driver {
                 return Err(ControlError::Stopped.into());
             };
             let (request, waits) = (registration.request(), registration.waits_for_person());
+            let early = request.auth.is_some() && !waits;
+            self.early_map = early.then(|| self.ask_early(connection, &request)).flatten();
             let connection = connection.clone();
             let response = self
                 .race(async move { connection.register(&request, waits).await })
@@ -51,6 +55,7 @@ impl Driver {
             match registration.handle_response(&response, Instant::now()) {
                 Next::Ask => {}
                 Next::Rotate => {
+                    self.early_map = None;
                     let key = NodePrivateKey::generate();
                     registration.rotated(key.public());
                     self.state.trying_node_key = Some(key);
@@ -58,6 +63,7 @@ impl Driver {
                     self.race(self.saver.flush()).await?.map_err(ControlError::from)?;
                 }
                 Next::Login(url) => {
+                    self.early_map = None;
                     tracing::warn!(%url, "this node waits for approval");
                     self.tell(ControlState::LoginRequired { url });
                 }
@@ -66,6 +72,7 @@ impl Driver {
                     return Ok(());
                 }
                 Next::Failed(error) => {
+                    self.early_map = None;
                     // A passing trouble leaves a login URL valid.
                     if !error.is_retryable() {
                         self.registration = None;
@@ -74,6 +81,13 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Asks for the map of the node that is just being registered; dropped when that fails.
+    fn ask_early(&self, connection: &Connection, request: &RegisterRequest) -> Option<EarlyMap> {
+        let announcement = self.shared.announcement();
+        let map = announcement.map_request(request.node_key?, true);
+        Some(EarlyMap::start(connection.clone(), map, announcement))
     }
 
     fn begin_registration(&mut self, why: Why) -> Result<(), ControlError> {

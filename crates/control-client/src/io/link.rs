@@ -66,11 +66,18 @@ impl Driver {
         let Some(node_key) = self.state.node_key.as_ref().map(|key| key.public()) else {
             return Ok(Why::Join);
         };
+        let early = self.early_map.take();
         let announcement = self.shared.announcement();
-        let request = announcement.map_request(node_key, true);
         let opening = connection.clone();
-        let stream = match self.race(async move { opening.open_map(&request).await }).await? {
-            Ok(stream) => stream,
+        let opened = self.race(async move {
+            if let Some(early) = early {
+                return early.take().await;
+            }
+            let request = announcement.map_request(node_key, true);
+            Ok((opening.open_map(&request).await?, announcement))
+        });
+        let (stream, announcement) = match opened.await? {
+            Ok(opened) => opened,
             Err(error) => return unknown_or_error(error),
         };
         let now = Instant::now();
