@@ -21,4 +21,6 @@ pub(crate) mod register;
 pub(crate) mod shared;
 pub(crate) mod store;
 pub(crate) mod stun;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
