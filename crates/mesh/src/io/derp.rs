@@ -14,6 +14,7 @@ mod backoff;
 mod connect;
 mod connection;
 mod error;
+mod limit;
 mod queue;
 mod region;
 mod target;

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::error::RelayError;
+use super::limit::TokenBucket;
 use super::region::{Shared, Sink};
 use super::{DerpEvent, RESERVED_EVENTS};
 use crate::derp::{ClientInfo, ClientLogin, Frame, FrameDecoder, RawFrame};
@@ -64,6 +65,7 @@ pub(super) struct Connection {
     last_packet_out: Instant,
     pinged: Option<Instant>,
     suspect: bool,
+    limit: Option<TokenBucket>,
 }
 
 impl Connection {
@@ -86,6 +88,7 @@ impl Connection {
             last_packet_out: now,
             pinged: None,
             suspect: false,
+            limit: None,
         }
     }
 
@@ -145,7 +148,7 @@ impl Connection {
             if let Some(step) = self.handle_timers(shared, Instant::now())? {
                 return Ok(step);
             }
-            if carries && shared.queue.drain(&mut self.out, WRITE_ROOM) {
+            if carries && self.take_queued(shared, Instant::now()) {
                 self.last_packet_out = Instant::now();
             }
             self.decoder.buffer().reserve(READ_ROOM);
@@ -172,6 +175,12 @@ impl Connection {
         }
     }
 
+    fn take_queued(&mut self, shared: &Shared, now: Instant) -> bool {
+        let Self { out, limit, .. } = self;
+        let mut admits = |bytes| limit.as_mut().is_none_or(|bucket| bucket.take(bytes, now));
+        shared.queue.drain(out, WRITE_ROOM, &mut admits)
+    }
+
     fn handle(&mut self, raw: RawFrame, sink: &Sink) -> Result<Option<Step>, RelayError> {
         let Some(frame) = raw.parse()? else { return Ok(None) };
         match frame {
@@ -187,8 +196,9 @@ impl Connection {
                 );
             }
             Frame::ServerInfo { sealed } if self.admitted.is_none() => {
-                self.login.server_info(sealed)?;
-                self.admitted = Some(Instant::now());
+                let now = Instant::now();
+                self.limit = TokenBucket::new(&self.login.server_info(sealed)?, now);
+                self.admitted = Some(now);
                 return Ok(Some(Step::Admitted));
             }
             Frame::ServerKey { key } if self.admitted.is_none() && self.login.server() != Some(key) => {

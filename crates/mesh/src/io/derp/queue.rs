@@ -67,15 +67,20 @@ impl SendQueue {
         true
     }
 
-    /// Appends whole frames to `out` until it holds about `room` bytes. True when there were any.
-    pub(super) fn drain(&self, out: &mut BytesMut, room: usize) -> bool {
+    /// Appends whole frames to `out` until it holds about `room` bytes. True when there were any. What `admits` refuses
+    /// is dropped.
+    pub(super) fn drain(&self, out: &mut BytesMut, room: usize, mut admits: impl FnMut(usize) -> bool) -> bool {
         let mut lanes = self.lanes();
         let before = out.len();
         while out.len() < room {
             let Some(frame) = lanes.disco.pop_front().or_else(|| lanes.data.pop_front()) else {
                 break;
             };
-            out.extend_from_slice(&frame);
+            if admits(frame.len()) {
+                out.extend_from_slice(&frame);
+            } else {
+                self.drops.sent.fetch_add(1, Ordering::Relaxed);
+            }
         }
         out.len() > before
     }
@@ -118,7 +123,7 @@ mod tests {
 
     fn drained(queue: &SendQueue) -> Vec<Vec<u8>> {
         let mut decoder = FrameDecoder::server();
-        queue.drain(decoder.buffer(), usize::MAX);
+        queue.drain(decoder.buffer(), usize::MAX, |_| true);
         let mut packets = Vec::new();
         while let Some(raw) = decoder.next_frame().unwrap() {
             let Some(Frame::SendPacket { packet, .. }) = raw.parse().unwrap() else {
@@ -170,7 +175,7 @@ mod tests {
             queue.push(&dst, &[0; 1_000]);
         }
         let mut out = BytesMut::new();
-        assert!(queue.drain(&mut out, 2_000));
+        assert!(queue.drain(&mut out, 2_000, |_| true));
         assert_eq!(out.len(), 2 * 1_037);
         assert!(!queue.push(&dst, &vec![0; MAX_PACKET + 1]));
     }

@@ -400,6 +400,40 @@ async fn nonsense_ends_the_connection_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_relay_that_asks_for_a_rate_gets_no_more() {
+    let relay = Relay::start().await;
+    let (mut pool, mut events) = relay.pool(64);
+    pool.set_home(Some(REGION));
+    let mut client = relay.accept().await;
+    let limit = ServerInfo {
+        version: 2,
+        bytes_per_second: 1,
+        bytes_burst: 1_100,
+    };
+    let mut out = BytesMut::new();
+    ServerLogin::new(relay.key.clone()).admit(&client.key, &limit, &mut out);
+    client.stream.write_all(&out).await.unwrap();
+    assert!(matches!(event(&mut events).await, DerpEvent::Connected { .. }));
+    for size in [1_000usize, 1_000, 1] {
+        pool.send(REGION, &peer(), &vec![0; size]);
+    }
+    client.expect(Frame::NotePreferred { home: true }).await;
+    client
+        .expect(Frame::SendPacket {
+            dst: peer(),
+            packet: &[0; 1_000],
+        })
+        .await;
+    client
+        .expect(Frame::SendPacket {
+            dst: peer(),
+            packet: &[0],
+        })
+        .await;
+    assert_eq!(pool.drops().sent, 1);
+}
+
+#[tokio::test]
 async fn another_map_moves_the_home() {
     let (old, new) = (Relay::start().await, Relay::start().await);
     let (mut pool, mut events) = old.pool(64);
