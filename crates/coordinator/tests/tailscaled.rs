@@ -3,6 +3,8 @@
 //! Runs when `SANDD_TAILSCALED_DIR` names a directory with `tailscaled` and `tailscale`; otherwise each test says that it
 //! was skipped. The daemons run in userspace mode, without rights, on this host's own network.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

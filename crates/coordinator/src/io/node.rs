@@ -11,6 +11,7 @@ use sandd_control_client::keys::{ChallengePublicKey, MachinePrivateKey, MachineP
 use sandd_control_client::noise::{Accepted, EarlyPayload, encode_error_frame};
 use sandd_control_client::wire::{MapRequest, RegisterRequest};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::admission::Place;
@@ -19,7 +20,7 @@ use super::noise::NoiseStream;
 use super::register;
 use super::shared::Shared;
 use crate::map::derp_map;
-use crate::membership::MapRefusal;
+use crate::membership::{MapRefusal, NodeId};
 
 /// The oldest client that is served: Tailscale 1.80, as with Headscale 0.29.
 const OLDEST_VERSION: i64 = 113;
@@ -31,6 +32,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 const STRANGER_TIME: Duration = Duration::from_secs(17 * 60);
 /// How long a connection may be silent after its handshake before its first request.
 const FIRST_REQUEST_TIME: Duration = Duration::from_secs(30);
+/// How long a map request waits for a registration that is being answered.
+const REGISTRATION_TIME: Duration = Duration::from_secs(5);
 /// Requests at once on one connection.
 const MAX_STREAMS: u32 = 64;
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -44,6 +47,24 @@ struct Caller {
     shared: Arc<Shared>,
     machine: MachinePublicKey,
     place: Place,
+    /// Registrations of this connection that are being answered.
+    registering: watch::Sender<u32>,
+}
+
+/// Counts a registration for as long as it is being answered.
+struct Registering<'a>(&'a watch::Sender<u32>);
+
+impl<'a> Registering<'a> {
+    fn begin(count: &'a watch::Sender<u32>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Registering<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Why a connection ends early.
@@ -97,6 +118,7 @@ where
         shared,
         machine: accepted.client,
         place,
+        registering: watch::Sender::new(0),
     });
     let handshake = h2::server::Builder::new()
         .initial_window_size(1 << 20)
@@ -256,6 +278,7 @@ async fn handle_register(
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), Refusal> {
+    let registering = Registering::begin(&caller.registering);
     let request: RegisterRequest = read_json(request).await?;
     check_version(request.version)?;
     let gone = async {
@@ -283,6 +306,29 @@ async fn handle_register(
     Ok(())
 }
 
+/// Takes over what a map request says; whether its stream may open, if it asks for one. A request that comes side by
+/// side with the registration waits for it.
+async fn take_over(caller: &Caller, request: &MapRequest) -> Result<(NodeId, Option<bool>), MapRefusal> {
+    let mut registering = caller.registering.subscribe();
+    let patience = tokio::time::sleep(REGISTRATION_TIME);
+    tokio::pin!(patience);
+    loop {
+        let is_registering = *registering.borrow_and_update() > 0;
+        // One change for both, so that peers hear of the node once, and as online.
+        let taken = caller.shared.change(|core, _| {
+            let id = core.membership.update(&caller.machine, request)?;
+            Ok((id, request.stream.then(|| core.membership.stream_opened(id))))
+        });
+        if taken != Err(MapRefusal::Unknown) || !is_registering {
+            return taken;
+        }
+        tokio::select! {
+            _ = registering.changed() => {}
+            () = &mut patience => return taken,
+        }
+    }
+}
+
 async fn handle_map(
     caller: &Caller,
     request: Request<RecvStream>,
@@ -292,13 +338,9 @@ async fn handle_map(
     let relay = shared.published.relay_for(request.uri().authority());
     let request: MapRequest = read_json(request).await?;
     check_version(request.version)?;
-    // One change for both, so that peers hear of the node once, and as online.
-    let updated = shared.change(|core, _| {
-        let id = core.membership.update(&caller.machine, &request)?;
-        let opened = request.stream.then(|| core.membership.stream_opened(id));
-        Ok((id, opened))
-    });
-    let (id, opened) = updated.map_err(|refusal: MapRefusal| Refusal::new(StatusCode::NOT_FOUND, refusal))?;
+    let (id, opened) = take_over(caller, &request)
+        .await
+        .map_err(|refusal| Refusal::new(StatusCode::NOT_FOUND, refusal))?;
     let presence = match opened {
         Some(true) => Some(Presence { shared, id }),
         Some(false) => {

@@ -65,7 +65,8 @@ pub(crate) enum Unsaved {
     Key(KeyRecord),
 }
 
-type Random = Box<dyn FnMut(&mut [u8]) + Send>;
+/// Where random bytes come from.
+pub(crate) type Random = Box<dyn FnMut(&mut [u8]) + Send>;
 
 /// Everything about who belongs to the mesh.
 pub(crate) struct Membership {

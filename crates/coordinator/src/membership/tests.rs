@@ -30,7 +30,7 @@ fn settings() -> Settings {
     }
 }
 
-fn random() -> Box<dyn FnMut(&mut [u8]) + Send> {
+fn random() -> Random {
     let mut counter = 0u8;
     Box::new(move |bytes| {
         counter = counter.wrapping_add(1);

@@ -64,6 +64,16 @@ async fn peers_learn_of_one_another_at_once() {
 }
 
 #[tokio::test]
+async fn a_map_request_beside_the_registration_waits_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (coordinator, key) = start(|builder| builder.state_file(directory.path().join("state.db"))).await;
+    let node = Node::new(&coordinator, "x").await;
+    let (answer, mut maps) = tokio::join!(node.register(Some(&key), |_| {}), node.stream("zstd"));
+    assert!(answer.machine_authorized);
+    assert!(maps.next().await.unwrap().node.is_some());
+}
+
+#[tokio::test]
 async fn refusals_come_with_status_200_and_a_text() {
     let (coordinator, _) = start(|builder| builder).await;
     let node = Node::new(&coordinator, "x").await;
