@@ -3,6 +3,7 @@
 mod baseline;
 mod cli;
 mod coordinator;
+mod embedded;
 mod exec;
 mod ground;
 mod interop;

@@ -19,7 +19,7 @@ use serde::Serialize;
 const USAGE: &str = "usage: lab-measure [--runs N] [--only WORD]... [--idle SECONDS] [--json FILE]
 
   --runs N        starts of each kind (default 10)
-  --only WORD     only lines with this word: sandd, tailscaled, interop, first, restart, default, tuned, outage, idle, daemon
+  --only WORD     only lines with this word: sandd, embedded, tailscaled, interop, first, restart, default, tuned, outage, idle, daemon
   --idle SECONDS  how long an idle node is watched (default 60)
   --away SECONDS  how long Headscale is away in the outage (default 60)
   --json FILE     writes the figures there, too";
@@ -63,6 +63,7 @@ fn main() -> Result<()> {
     for (name, contestant, peer) in [
         ("sandd", Contestant::Sandd, Contestant::Sandd),
         ("interop", Contestant::Sandd, Contestant::Tailscaled),
+        ("embedded", Contestant::Embedded, Contestant::Embedded),
         ("tailscaled", Contestant::Tailscaled, Contestant::Tailscaled),
     ] {
         for (timing, timings) in [("default", Timings::Default), ("tuned", Timings::Tuned)] {

@@ -25,15 +25,19 @@ pub fn sandd_binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("SANDD_BIN") {
         return binary.into();
     }
+    built_beside("sandd")
+}
+
+/// A program that cargo built where this one lies: tests are in `deps/`, programs beside it.
+pub(crate) fn built_beside(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     let directory = here.parent().unwrap_or(Path::new("."));
-    // Tests lie in `deps/`, programs beside it.
     let directory = if directory.ends_with("deps") {
         directory.parent().unwrap_or(directory)
     } else {
         directory
     };
-    directory.join("sandd")
+    directory.join(name)
 }
 
 /// What a process is asked to be.

@@ -1,12 +1,13 @@
 //! Who is measured: our node or tailscaled, started and stopped in the same way.
 
-use std::{fs, net::Ipv4Addr, time::Instant};
+use std::{fs, net::Ipv4Addr, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::lab::{
-    Device, Host, Process, Role, Sandd, SanddOptions, Tailscaled, TailscaledOptions, eventually, forget_state,
+    Device, Host, MeshPeer, MeshPeerOptions, Process, Role, Sandd, SanddOptions, Tailscaled, TailscaledOptions,
+    eventually, forget_state,
 };
 
 /// A program that can be a node.
@@ -17,6 +18,8 @@ pub enum Contestant {
     Sandd,
     /// Tailscale's.
     Tailscaled,
+    /// The mesh inside a program of a few lines.
+    Embedded,
 }
 
 /// A node under measurement; it ends when dropped.
@@ -24,6 +27,7 @@ pub enum Contestant {
 pub(crate) enum Running<'lab> {
     Sandd(Sandd<'lab>),
     Tailscaled(Tailscaled<'lab>),
+    Embedded(MeshPeer),
 }
 
 impl Contestant {
@@ -54,6 +58,15 @@ impl Contestant {
                 }
                 Ok(Running::Tailscaled(node))
             }
+            Self::Embedded => {
+                let options = MeshPeerOptions {
+                    server: server.to_owned(),
+                    key: key.map(str::to_owned),
+                    device,
+                    keeps_state: true,
+                };
+                Ok(Running::Embedded(MeshPeer::spawn(host, &options, &["hold"])?))
+            }
         }
     }
 
@@ -61,15 +74,8 @@ impl Contestant {
     pub(crate) fn forget(self, host: &Host) -> Result<()> {
         match self {
             Self::Sandd => forget_state(host, Role::Node),
-            Self::Tailscaled => {
-                let directory = host.directory().join(format!("tailscaled-{}", host.name()));
-                match fs::remove_dir_all(&directory) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        Err(error).with_context(|| format!("{} could not be removed", directory.display()))
-                    }
-                    _ => Ok(()),
-                }
-            }
+            Self::Tailscaled => remove(&host.directory().join(format!("tailscaled-{}", host.name()))),
+            Self::Embedded => remove(&MeshPeer::state_directory(host)),
         }
     }
 }
@@ -79,6 +85,7 @@ impl Running<'_> {
         match self {
             Self::Sandd(node) => node.process(),
             Self::Tailscaled(node) => node.process(),
+            Self::Embedded(node) => node.process(),
         }
     }
 
@@ -86,13 +93,14 @@ impl Running<'_> {
         self.process().started()
     }
 
-    pub(crate) fn address(&self) -> Result<Ipv4Addr> {
+    pub(crate) fn address(&mut self) -> Result<Ipv4Addr> {
         eventually(
             "an address in the mesh",
             std::time::Duration::from_secs(20),
             || match self {
                 Self::Sandd(node) => node.address(),
                 Self::Tailscaled(node) => node.address(),
+                Self::Embedded(node) => node.address(),
             },
         )
     }
@@ -101,6 +109,16 @@ impl Running<'_> {
         match self {
             Self::Sandd(node) => node.stop(),
             Self::Tailscaled(node) => node.stop(),
+            Self::Embedded(node) => node.stop(),
         }
+    }
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} could not be removed", directory.display()))
+        }
+        _ => Ok(()),
     }
 }

@@ -46,8 +46,8 @@ pub fn idle_node(contestant: Contestant, watch: Duration) -> Result<IdleCost> {
     let key = headscale.reusable_key()?;
     let (_site_a, a, _site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
     // The pinging side needs an interface.
-    let other = contestant.start(&b, Device::Tun, headscale.url(), Some(&key))?;
-    let watched = contestant.start(&a, Device::Userspace, headscale.url(), Some(&key))?;
+    let mut other = contestant.start(&b, Device::Tun, headscale.url(), Some(&key))?;
+    let mut watched = contestant.start(&a, Device::Userspace, headscale.url(), Some(&key))?;
     other.address()?;
     let pinger = Pinger::start(b.namespace(), watched.address()?, Duration::from_millis(100))?;
     pinger.first_answer(Duration::from_secs(20))?;

@@ -95,7 +95,7 @@ pub fn start_figures(
     )?;
     let key = headscale.reusable_key()?;
     let (site_a, a, site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
-    let node_b = peer.start(&b, Device::Tun, headscale.url(), Some(&key))?;
+    let mut node_b = peer.start(&b, Device::Tun, headscale.url(), Some(&key))?;
     let target = node_b.address()?;
     // The peer is up: Headscale has its home region and endpoints, and passes them on with the first map.
     pause(SETTLE)?;

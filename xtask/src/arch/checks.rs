@@ -105,7 +105,7 @@ pub(crate) fn purity(package: &str, module: &[String], name: &str, source: &Sour
         .iter()
         .any(|shell| path == *shell || path.starts_with(&format!("{shell}::")))
         && !(package == "sandd" && PURE_IN_SANDD.contains(&path.as_str()));
-    if is_shell {
+    if is_shell || path.is_empty() {
         return Vec::new();
     }
     IMPURE

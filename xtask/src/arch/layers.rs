@@ -161,7 +161,7 @@ fn coordinator_may_name(own: &str, target: &str) -> bool {
     match own {
         "membership" | "policy" => matches!(target, "error" | "policy" | "membership"),
         "map" => matches!(target, "error" | "membership" | "policy"),
-        "hooks" | "error" => target == "error",
+        "hooks" => matches!(target, "error" | "membership"),
         "io" => target != "coordinator",
         _ => true,
     }
