@@ -23,7 +23,11 @@ fn rule(number: u32) -> FilterRule {
     let range = |ip| IpRange { first: ip, last: ip };
     FilterRule {
         src: vec![FilterSrc::Range(range(address(number)))],
-        dst: vec![FilterDst { range: range(address(1)), first_port: 0, last_port: 65_535 }],
+        dst: vec![FilterDst {
+            range: range(address(1)),
+            first_port: 0,
+            last_port: 65_535,
+        }],
         protocols: vec![6, 17],
         grants: Vec::new(),
     }
@@ -33,7 +37,10 @@ fn filter(criterion: &mut Criterion) {
     let now = Instant::now();
     let packet = |src, dst| encode_ip(src, dst, 17, &[0x12, 0x34, 0, 53, 0, 8, 0, 0]).unwrap_or_default();
     let caps = BTreeMap::new();
-    let peer = PeerContext { jailed: false, capabilities: &caps };
+    let peer = PeerContext {
+        jailed: false,
+        capabilities: &caps,
+    };
     for rules in [1u32, 100] {
         let mut filter = PacketFilter::new();
         filter.set_local(&[IpNet::from(address(1))]);

@@ -10,7 +10,10 @@ use sandd_mesh::{AuthKey, ControlUrl, Mesh};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
     let filter = tracing_subscriber::EnvFilter::from_default_env();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [url, key, peer, rest @ ..] = args.as_slice() else {
         return Err("usage: ping URL KEY PEER [CA-FILE]".into());

@@ -16,8 +16,9 @@ use crate::io::device::Device;
 use crate::io::driver::{Driver, State};
 use crate::io::reach::{self, Reach};
 use crate::io::udp::UdpSockets;
-use crate::mesh::{Mesh, Shared, Snapshot, Sockets};
+use crate::mesh::{Mesh, Shared, Sockets};
 use crate::netstack::{SharedStack, StackConfig};
+use crate::snapshot::Snapshot;
 
 /// Port of stock clients, so that firewall rules written for them fit.
 pub const DEFAULT_PORT: u16 = 41_641;
@@ -116,11 +117,17 @@ impl MeshBuilder {
     ///
     /// # Errors
     /// [`JoinError`] when sockets, device or state cannot be used.
-    #[cfg_attr(not(feature = "tun"), expect(clippy::unused_async, reason = "a TUN device is opened asynchronously"))]
+    #[expect(
+        clippy::unused_async,
+        reason = "needs a runtime, which only an async function can promise"
+    )]
     pub async fn start(self, coordinator: ControlUrl, key: Option<AuthKey>) -> Result<Mesh, JoinError> {
         let dialer = Dialer::new(self.ca_file.as_deref())?;
-        let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp { port: self.port, source })?;
-        let (device, sockets) = self.device().await?;
+        let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp {
+            port: self.port,
+            source,
+        })?;
+        let (device, sockets) = self.device()?;
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let disco_key = DiscoPrivateKey::generate();
 
@@ -167,21 +174,31 @@ impl MeshBuilder {
         };
         // Ends when the last handle drops the command channel.
         tokio::spawn(driver.run());
-        Ok(Mesh { shared: Arc::new(shared) })
+        Ok(Mesh {
+            shared: Arc::new(shared),
+        })
     }
 
-    #[cfg_attr(not(feature = "tun"), expect(clippy::unused_async, reason = "a TUN device is opened asynchronously"))]
-    async fn device(&self) -> Result<(Device, Sockets), JoinError> {
+    fn device(&self) -> Result<(Device, Sockets), JoinError> {
         #[cfg(feature = "tun")]
         if let Some(name) = &self.tun {
-            let config = crate::io::tun::TunConfig { name: name.clone(), mtu: DEFAULT_MTU };
+            let config = crate::io::tun::TunConfig {
+                name: name.clone(),
+                mtu: DEFAULT_MTU,
+            };
             let tun = crate::io::tun::TunDevice::open(&config).map_err(JoinError::Tun)?;
             return Ok((Device::Tun(tun), Sockets::Kernel));
         }
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
         let stack = SharedStack::new(StackConfig::new(DEFAULT_MTU), Arc::new(move || waker.notify_one()));
-        Ok((Device::Userspace { stack: stack.clone(), wake }, Sockets::Userspace(stack)))
+        Ok((
+            Device::Userspace {
+                stack: stack.clone(),
+                wake,
+            },
+            Sockets::Userspace(stack),
+        ))
     }
 }
 

@@ -193,7 +193,9 @@ impl Engine {
 
     /// True while a WireGuard session with anybody stands.
     pub(crate) fn has_sessions(&self) -> bool {
-        self.peers.values().any(|peer| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
+        self.peers
+            .values()
+            .any(|peer| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
     }
 
     /// The region this node listens on.
@@ -207,7 +209,11 @@ impl Engine {
             self.connected.insert(region);
         } else {
             self.connected.remove(&region);
-            for peer in self.peers.values_mut().filter(|peer| peer.learned_region == Some(region)) {
+            for peer in self
+                .peers
+                .values_mut()
+                .filter(|peer| peer.learned_region == Some(region))
+            {
                 peer.learned_region = None;
             }
             return;
@@ -255,8 +261,12 @@ impl Engine {
 
     /// The kernel reported that an address cannot be reached.
     pub(crate) fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
-        let ids: Vec<_> =
-            self.peers.iter().filter(|(_, peer)| peer.path.best() == Some(to)).map(|(id, _)| *id).collect();
+        let ids: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.path.best() == Some(to))
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.handle_unreachable(to, now);
@@ -296,7 +306,9 @@ fn new_agent() -> PathAgent {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("peers", &self.peers.len()).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("peers", &self.peers.len())
+            .finish_non_exhaustive()
     }
 }
 

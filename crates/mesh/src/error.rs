@@ -70,6 +70,18 @@ pub enum ConnectError {
     Stopped(#[from] MeshStopped),
 }
 
+impl ConnectError {
+    pub(crate) fn from_io(peer: String, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::ConnectionRefused {
+            Self::Refused { peer }
+        } else if source.kind() == io::ErrorKind::TimedOut {
+            Self::TimedOut { peer }
+        } else {
+            Self::Io { peer, source }
+        }
+    }
+}
+
 /// Why a port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -21,7 +21,11 @@ impl NameTable {
     #[must_use]
     pub fn new(map: &NetworkMap) -> Self {
         let mut table = Self::default();
-        let domain = map.self_node.as_ref().and_then(|node| node.name.split_once('.')).map(|(_, rest)| rest.to_owned());
+        let domain = map
+            .self_node
+            .as_ref()
+            .and_then(|node| node.name.split_once('.'))
+            .map(|(_, rest)| rest.to_owned());
         for node in map.peers.values().chain(map.self_node.as_ref()) {
             table.add(node, domain.as_deref());
         }

@@ -6,30 +6,16 @@ use std::time::Duration;
 
 use sandd_control_client::ControlError;
 use sandd_control_client::keys::NodePublicKey;
-use sandd_control_client::netmap::NetworkMap;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::builder::MeshBuilder;
 use crate::error::{ConnectError, ListenError, MeshStopped, PingError};
 use crate::event::{MeshEvent, MeshEvents};
 use crate::io::driver::Command;
-use crate::magic_dns::NameTable;
 use crate::net::{MeshAddr, MeshHost, TcpListener, TcpStream, UdpSocket};
 use crate::netstack::SharedStack;
+use crate::snapshot::Snapshot;
 use crate::status::{MeshStatus, NetReport, PingReply, WhoIs};
-
-/// What handles read without asking the driver.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Snapshot {
-    pub(crate) map: Arc<NetworkMap>,
-    pub(crate) names: Arc<NameTable>,
-    pub(crate) own_ips: Vec<IpAddr>,
-    pub(crate) node_key: Option<NodePublicKey>,
-    /// A map, cached or fresh, is in force.
-    pub(crate) applied: bool,
-    /// Why the coordinator will not have us.
-    pub(crate) failed: Option<Arc<ControlError>>,
-}
 
 /// How sockets are made: in the userspace stack, or in the kernel on the TUN's addresses.
 #[derive(Debug, Clone)]
@@ -79,14 +65,7 @@ impl Mesh {
             #[cfg(feature = "tun")]
             Sockets::Kernel => TcpStream::connect_kernel(local, remote).await,
         };
-        connected.map_err(|source| {
-            let peer = to.to_string();
-            match source.kind() {
-                std::io::ErrorKind::ConnectionRefused => ConnectError::Refused { peer },
-                std::io::ErrorKind::TimedOut => ConnectError::TimedOut { peer },
-                _ => ConnectError::Io { peer, source },
-            }
-        })
+        connected.map_err(|source| ConnectError::from_io(to.to_string(), source))
     }
 
     /// Listens for TCP connections on a port of every mesh address of this node, and on nothing else (S-23). Port 0
@@ -94,7 +73,10 @@ impl Mesh {
     ///
     /// # Errors
     /// [`ListenError`]: the port is taken, there is no address yet, or the node has stopped.
-    #[expect(clippy::unused_async, reason = "binding a kernel socket may come to wait; callers are ready for it")]
+    #[expect(
+        clippy::unused_async,
+        reason = "binding a kernel socket may come to wait; callers are ready for it"
+    )]
     pub async fn tcp_listen(&self, port: u16) -> Result<TcpListener, ListenError> {
         let ips = self.own_ips()?;
         let listening = match &self.shared.sockets {
@@ -110,7 +92,10 @@ impl Mesh {
     ///
     /// # Errors
     /// [`ListenError`]: the port is taken, there is no address yet, or the node has stopped.
-    #[expect(clippy::unused_async, reason = "binding a kernel socket may come to wait; callers are ready for it")]
+    #[expect(
+        clippy::unused_async,
+        reason = "binding a kernel socket may come to wait; callers are ready for it"
+    )]
     pub async fn udp_bind(&self, port: u16) -> Result<UdpSocket, ListenError> {
         let ips = self.own_ips()?;
         let bound = match &self.shared.sockets {
@@ -194,7 +179,13 @@ impl Mesh {
         let to = resolve(&snapshot, &peer).ok_or_else(|| PingError::NoSuchPeer(peer.to_string()))?;
         let name = self.whois(to).map_or_else(|| peer.to_string(), |who| who.name);
         let (answer, reply) = oneshot::channel();
-        self.ask(Command::Ping { name, to, timeout, answer }).await?;
+        self.ask(Command::Ping {
+            name,
+            to,
+            timeout,
+            answer,
+        })
+        .await?;
         reply.await.map_err(|_| MeshStopped)?
     }
 
@@ -238,7 +229,11 @@ impl Mesh {
 
     fn own_ips(&self) -> Result<Vec<IpAddr>, ListenError> {
         let ips = self.addresses();
-        if ips.is_empty() { Err(ListenError::NoAddress) } else { Ok(ips) }
+        if ips.is_empty() {
+            Err(ListenError::NoAddress)
+        } else {
+            Ok(ips)
+        }
     }
 
     async fn ask(&self, command: Command) -> Result<(), MeshStopped> {
@@ -262,5 +257,9 @@ fn resolve(snapshot: &Snapshot, host: &MeshHost) -> Option<IpAddr> {
 }
 
 fn local_for(snapshot: &Snapshot, remote: IpAddr) -> Option<IpAddr> {
-    snapshot.own_ips.iter().copied().find(|own| own.is_ipv6() == remote.is_ipv6())
+    snapshot
+        .own_ips
+        .iter()
+        .copied()
+        .find(|own| own.is_ipv6() == remote.is_ipv6())
 }

@@ -51,7 +51,11 @@ impl<T: Copy> RouteTable<T> {
         }
         let gone = self.prefixes.remove(&prefix.trunc());
         let (v4, len) = (prefix.addr().is_ipv4(), prefix.prefix_len());
-        if !self.prefixes.keys().any(|other| other.addr().is_ipv4() == v4 && other.prefix_len() == len) {
+        if !self
+            .prefixes
+            .keys()
+            .any(|other| other.addr().is_ipv4() == v4 && other.prefix_len() == len)
+        {
             self.lengths(prefix).remove(&len);
         }
         gone
@@ -72,7 +76,11 @@ impl<T: Copy> RouteTable<T> {
         if let Some(found) = self.hosts.get(&ip) {
             return Some(*found);
         }
-        let lengths = if ip.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
+        let lengths = if ip.is_ipv4() {
+            &self.lengths_v4
+        } else {
+            &self.lengths_v6
+        };
         lengths
             .iter()
             .rev()
@@ -81,7 +89,11 @@ impl<T: Copy> RouteTable<T> {
     }
 
     fn lengths(&mut self, prefix: IpNet) -> &mut BTreeSet<u8> {
-        if prefix.addr().is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 }
+        if prefix.addr().is_ipv4() {
+            &mut self.lengths_v4
+        } else {
+            &mut self.lengths_v6
+        }
     }
 }
 

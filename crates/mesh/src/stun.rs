@@ -67,11 +67,15 @@ pub fn parse_request(datagram: &[u8]) -> Option<TxId> {
         return None;
     }
     let message = decode(datagram)?;
-    let software = message.get::<Software>().and_then(|attribute| attribute.as_software().ok())?;
+    let software = message
+        .get::<Software>()
+        .and_then(|attribute| attribute.as_software().ok())?;
     if *software != SOFTWARE {
         return None;
     }
-    let fingerprint = message.get::<Fingerprint>().and_then(|attribute| attribute.as_fingerprint().ok())?;
+    let fingerprint = message
+        .get::<Fingerprint>()
+        .and_then(|attribute| attribute.as_fingerprint().ok())?;
     // The checksum covers everything before the attribute, which must be the last one.
     let covered = datagram.get(..declared_len(datagram)?.checked_sub(8)?)?;
     if datagram.get(covered.len()..covered.len() + 4)? != [0x80, 0x28, 0x00, 0x04] || !fingerprint.validate(covered) {
@@ -87,7 +91,9 @@ pub fn parse_response(datagram: &[u8]) -> Option<(TxId, SocketAddr)> {
         return None;
     }
     let whole = datagram.get(..declared_len(datagram)?)?;
-    let seen = xor_mapped(whole).or_else(|| old_xor_mapped(whole)).or_else(|| mapped(whole))?;
+    let seen = xor_mapped(whole)
+        .or_else(|| old_xor_mapped(whole))
+        .or_else(|| mapped(whole))?;
     Some((tx_of(datagram)?, SocketAddr::new(seen.ip().to_canonical(), seen.port())))
 }
 
@@ -147,8 +153,10 @@ fn decode(datagram: &[u8]) -> Option<StunMessage> {
 
 fn encode(message: &StunMessage) -> Vec<u8> {
     let mut buffer = vec![0u8; 128];
-    let len =
-        MessageEncoderBuilder::default().build().encode(&mut buffer, message).expect("one or two attributes fit");
+    let len = MessageEncoderBuilder::default()
+        .build()
+        .encode(&mut buffer, message)
+        .expect("one or two attributes fit");
     buffer.truncate(len);
     buffer
 }

@@ -29,7 +29,10 @@ pub(super) struct EarlyMap {
 
 impl EarlyMap {
     pub(super) fn start(connection: Connection, request: MapRequest, announcement: Announcement) -> Self {
-        Self { announcement, task: tokio::spawn(ask(connection, request)) }
+        Self {
+            announcement,
+            task: tokio::spawn(ask(connection, request)),
+        }
     }
 
     /// The stream, and what its request told of this node.

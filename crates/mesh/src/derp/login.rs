@@ -124,7 +124,9 @@ impl ClientLogin {
     /// # Errors
     /// [`LoginError::Unexpected`] for any other frame.
     pub fn server_key(frame: &Frame<'_>) -> Result<NodePublicKey, LoginError> {
-        let Frame::ServerKey { key } = frame else { return Err(unexpected("ServerKey", frame)) };
+        let Frame::ServerKey { key } = frame else {
+            return Err(unexpected("ServerKey", frame));
+        };
         Ok(*key)
     }
 
@@ -161,7 +163,9 @@ impl ServerLogin {
     /// # Errors
     /// [`LoginError`] for any other frame, a box that does not open, or an info that makes no sense.
     pub fn client_info(&self, frame: &Frame<'_>) -> Result<(NodePublicKey, ClientInfo), LoginError> {
-        let Frame::ClientInfo { key, sealed } = frame else { return Err(unexpected("ClientInfo", frame)) };
+        let Frame::ClientInfo { key, sealed } = frame else {
+            return Err(unexpected("ClientInfo", frame));
+        };
         Ok((*key, open_json(&self.sealed(key), sealed)?))
     }
 

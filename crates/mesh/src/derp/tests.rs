@@ -1,3 +1,5 @@
+//! Frames and both logins against the real peer's bytes, odd input, and properties.
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

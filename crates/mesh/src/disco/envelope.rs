@@ -36,7 +36,10 @@ impl DiscoBox {
     /// Does the key agreement once.
     #[must_use]
     pub fn new(own: &DiscoPrivateKey, theirs: &DiscoPublicKey) -> Self {
-        Self(SalsaBox::new(&PublicKey::from(*theirs.as_bytes()), &SecretKey::from(*own.to_bytes())))
+        Self(SalsaBox::new(
+            &PublicKey::from(*theirs.as_bytes()),
+            &SecretKey::from(*own.to_bytes()),
+        ))
     }
 
     /// A whole packet with a fresh random nonce. `sender` is our public key.
@@ -68,9 +71,15 @@ impl DiscoBox {
         if !looks_like(datagram) {
             return Err(DecodeError::Short);
         }
-        let nonce = datagram.get(NONCE_AT..).and_then(|rest| rest.first_chunk::<24>()).ok_or(DecodeError::Short)?;
+        let nonce = datagram
+            .get(NONCE_AT..)
+            .and_then(|rest| rest.first_chunk::<24>())
+            .ok_or(DecodeError::Short)?;
         let sealed = datagram.get(BOX_AT..).ok_or(DecodeError::Short)?;
-        let plain = self.0.decrypt(&(*nonce).into(), sealed).map_err(|_| DecodeError::Unopened)?;
+        let plain = self
+            .0
+            .decrypt(&(*nonce).into(), sealed)
+            .map_err(|_| DecodeError::Unopened)?;
         Message::decode(&plain)
     }
 }

@@ -39,7 +39,14 @@ impl GeneveHeader {
             _ => return None,
         };
         let vni = u32::from_be_bytes([0, v0, v1, v2]);
-        Some((Self { control: flags & 0x80 != 0, protocol, vni }, rest))
+        Some((
+            Self {
+                control: flags & 0x80 != 0,
+                protocol,
+                vni,
+            },
+            rest,
+        ))
     }
 
     /// The eight bytes.

@@ -66,7 +66,10 @@ impl Features {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.get(..MARKER_LEN)?.strip_prefix(&MARKER_MAGIC)?;
-        Some(Self { version: rest[0], bits: u16::from_be_bytes([rest[2], rest[3]]) })
+        Some(Self {
+            version: rest[0],
+            bits: u16::from_be_bytes([rest[2], rest[3]]),
+        })
     }
 }
 
@@ -150,7 +153,12 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Ping { tx, node_key, padding, ours } => encode_ping(tx, node_key.as_ref(), *padding, *ours),
+            Self::Ping {
+                tx,
+                node_key,
+                padding,
+                ours,
+            } => encode_ping(tx, node_key.as_ref(), *padding, *ours),
             Self::Pong { tx, src, ours } => {
                 let mut out = vec![PONG, 0];
                 out.extend_from_slice(tx);
@@ -197,14 +205,20 @@ impl Message {
     /// # Errors
     /// [`DecodeError`] for a body that is cut off or an unknown type; both are dropped silently.
     pub fn decode(plain: &[u8]) -> Result<Self, DecodeError> {
-        let [kind, version, body @ ..] = plain else { return Err(DecodeError::Short) };
+        let [kind, version, body @ ..] = plain else {
+            return Err(DecodeError::Short);
+        };
         let current = *version == 0;
         let mut reader = Reader(body);
         match *kind {
             PING => decode_ping(&mut reader),
             PONG => {
                 let (tx, src) = (reader.array()?, reader.addr()?);
-                Ok(Self::Pong { tx, src, ours: Features::decode(reader.0) })
+                Ok(Self::Pong {
+                    tx,
+                    src,
+                    ours: Features::decode(reader.0),
+                })
             }
             CALL_ME_MAYBE => {
                 let usable = current && body.len().is_multiple_of(ENDPOINT_LEN);
@@ -248,7 +262,12 @@ fn decode_ping(reader: &mut Reader<'_>) -> Result<Message, DecodeError> {
     let tx = reader.array()?;
     let node_key = reader.array::<32>().ok().map(NodePublicKey::from_bytes);
     let padding = reader.0.len();
-    Ok(Message::Ping { tx, node_key, padding, ours: Features::decode(reader.0) })
+    Ok(Message::Ping {
+        tx,
+        node_key,
+        padding,
+        ours: Features::decode(reader.0),
+    })
 }
 
 fn encode_handshake(kind: u8, handshake: &RelayHandshake) -> Vec<u8> {
@@ -272,7 +291,10 @@ fn put_addr(out: &mut Vec<u8>, addr: SocketAddr) {
 fn put_endpoint(out: &mut Vec<u8>, endpoint: Option<&RelayEndpoint>) {
     let Some(endpoint) = endpoint else { return };
     out.extend_from_slice(endpoint.server.as_bytes());
-    endpoint.clients.iter().for_each(|key| out.extend_from_slice(key.as_bytes()));
+    endpoint
+        .clients
+        .iter()
+        .for_each(|key| out.extend_from_slice(key.as_bytes()));
     out.extend_from_slice(&endpoint.lamport_id.to_be_bytes());
     out.extend_from_slice(&endpoint.vni.to_be_bytes());
     out.extend_from_slice(&endpoint.bind_lifetime_ns.to_be_bytes());

@@ -31,7 +31,11 @@ fn every_packet_opens_and_seals_byte_for_byte() {
         let message = DiscoBox::new(&to_private, &from).open(&packet).unwrap();
         let plain = message.encode();
         assert_eq!(plain, bytes(&vector["plaintext"]), "{name}");
-        assert_eq!(DiscoBox::new(&from_private, &to).seal_with(&from, nonce, &plain), packet, "{name}");
+        assert_eq!(
+            DiscoBox::new(&from_private, &to).seal_with(&from, nonce, &plain),
+            packet,
+            "{name}"
+        );
         if vector["geneve_packet"].is_string() {
             let wrapped = bytes(&vector["geneve_packet"]);
             let (header, rest) = GeneveHeader::parse(&wrapped).unwrap();
@@ -64,12 +68,23 @@ fn odd_input_is_read_as_the_real_peer_reads_it() {
 #[test]
 fn the_marker_of_our_own_nodes_survives_and_costs_stock_peers_nothing() {
     let node_key = Some(NodePublicKey::from_bytes([7; 32]));
-    let ping = Message::Ping { tx: [1; 12], node_key, padding: 0, ours: Some(Features::current()) };
-    let Ok(Message::Ping { ours, padding, .. }) = Message::decode(&ping.encode()) else { panic!("no ping") };
+    let ping = Message::Ping {
+        tx: [1; 12],
+        node_key,
+        padding: 0,
+        ours: Some(Features::current()),
+    };
+    let Ok(Message::Ping { ours, padding, .. }) = Message::decode(&ping.encode()) else {
+        panic!("no ping")
+    };
     assert_eq!(ours, Some(Features::current()));
     assert_eq!(padding, 12, "it looks like padding");
     let src: SocketAddr = "203.0.113.1:5".parse().unwrap();
-    let pong = Message::Pong { tx: [1; 12], src, ours: Some(Features::current()) };
+    let pong = Message::Pong {
+        tx: [1; 12],
+        src,
+        ours: Some(Features::current()),
+    };
     assert_eq!(Message::decode(&pong.encode()), Ok(pong));
 }
 
@@ -79,7 +94,11 @@ fn a_box_for_somebody_else_does_not_open() {
     let sealed = DiscoBox::new(&own, &other.public());
     let mut packet = sealed.seal(&own.public(), &Message::CallMeMaybe { endpoints: Vec::new() });
     assert!(DiscoBox::new(&other, &own.public()).open(&packet).is_ok());
-    assert!(DiscoBox::new(&DiscoPrivateKey::generate(), &own.public()).open(&packet).is_err());
+    assert!(
+        DiscoBox::new(&DiscoPrivateKey::generate(), &own.public())
+            .open(&packet)
+            .is_err()
+    );
     let last = packet.len() - 1;
     packet[last] ^= 1;
     assert!(DiscoBox::new(&other, &own.public()).open(&packet).is_err());

@@ -46,16 +46,31 @@ impl Engine {
             }
             (Message::Ping { tx, .. }, Underlay::Udp(addr)) => {
                 peer.path.handle_ping(addr, now);
-                self.send_disco(id, from, &Message::Pong { tx, src: addr, ours: Some(Features::current()) });
+                self.send_disco(
+                    id,
+                    from,
+                    &Message::Pong {
+                        tx,
+                        src: addr,
+                        ours: Some(Features::current()),
+                    },
+                );
             }
             (Message::Ping { tx, .. }, Underlay::Derp { region, .. }) => {
                 let src = SocketAddr::from((RELAY_MAGIC, region.0));
-                self.send_disco(id, from, &Message::Pong { tx, src, ours: Some(Features::current()) });
+                self.send_disco(
+                    id,
+                    from,
+                    &Message::Pong {
+                        tx,
+                        src,
+                        ours: Some(Features::current()),
+                    },
+                );
             }
             (Message::Pong { tx, src, .. }, Underlay::Udp(_)) => {
-                if peer.path.handle_pong(tx, now).is_some() {
-                    self.outputs.push_back(Output::Observed(src));
-                }
+                let proven = peer.path.handle_pong(tx, now);
+                self.outputs.extend(proven.map(|_| Output::Observed(src)));
             }
             // Accepted over the relay alone, where the relay has checked who sends (S-16).
             (Message::CallMeMaybe { endpoints }, Underlay::Derp { .. }) => {
@@ -81,7 +96,9 @@ impl Engine {
                 }
                 PathAction::CallMeMaybe => {
                     if let Some(relay) = self.relay_of(id) {
-                        let call = Message::CallMeMaybe { endpoints: self.endpoints.clone() };
+                        let call = Message::CallMeMaybe {
+                            endpoints: self.endpoints.clone(),
+                        };
                         self.send_disco(id, relay, &call);
                     }
                 }
@@ -98,10 +115,19 @@ impl Engine {
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.path_since = Some(now);
-        let event = MeshEvent::PathChanged { name: peer.node.name.clone(), key: peer.node.key, path };
+        let event = MeshEvent::PathChanged {
+            name: peer.node.name.clone(),
+            key: peer.node.key,
+            path,
+        };
         self.outputs.push_back(Output::Event(event));
         // Traffic that only arrives keeps no handshake alive: make sure that there is a session to move.
-        if best.is_some() && peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.handshaking() && !tunnel.has_session()) {
+        if best.is_some()
+            && peer
+                .tunnel
+                .as_ref()
+                .is_some_and(|tunnel| tunnel.handshaking() && !tunnel.has_session())
+        {
             self.initiate(id, now);
         }
     }
@@ -116,7 +142,11 @@ impl Engine {
     fn disco_box(&mut self, id: NodeId) -> Option<&DiscoBox> {
         let disco = self.peers.get_mut(&id)?.disco.as_mut()?;
         let own = &self.disco_key;
-        Some(disco.sealed.get_or_insert_with(|| Box::new(DiscoBox::new(own, &disco.key))))
+        Some(
+            disco
+                .sealed
+                .get_or_insert_with(|| Box::new(DiscoBox::new(own, &disco.key))),
+        )
     }
 
     /// A peer told its disco key inside the tunnel: newer than what the coordinator has said so far.
@@ -126,7 +156,14 @@ impl Engine {
             return;
         }
         let outdated = peer.node.disco_key;
-        self.replace_disco_key(id, Some(Disco { key, outdated, sealed: None }));
+        self.replace_disco_key(
+            id,
+            Some(Disco {
+                key,
+                outdated,
+                sealed: None,
+            }),
+        );
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.path.restart_discovery(now);
         }
@@ -142,7 +179,14 @@ impl Engine {
         if keep || told.is_some_and(|key| self.by_disco.get(&key).is_some_and(|other| *other != id)) {
             return false;
         }
-        self.replace_disco_key(id, told.map(|key| Disco { key, outdated: None, sealed: None }));
+        self.replace_disco_key(
+            id,
+            told.map(|key| Disco {
+                key,
+                outdated: None,
+                sealed: None,
+            }),
+        );
         true
     }
 

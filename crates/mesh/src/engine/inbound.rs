@@ -82,9 +82,8 @@ impl Engine {
     fn open_for(&mut self, id: NodeId, from: Underlay, kind: MessageKind, datagram: &[u8], now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
-        let opened = match tunnel.open(Some(source_for_limits(from)), datagram, now, &mut self.sealed) {
-            Ok(opened) => opened,
-            Err(_) => return self.counters.drop_packet(DropReason::Unopened),
+        let Ok(opened) = tunnel.open(Some(source_for_limits(from)), datagram, now, &mut self.sealed) else {
+            return self.counters.drop_packet(DropReason::Unopened);
         };
         let established = tunnel.take_established();
         peer.last_received = Some(now);
@@ -99,7 +98,8 @@ impl Engine {
         match opened {
             Opened::Reply(reply) => {
                 self.transmit(from, reply);
-                if let (MessageKind::Initiation, Underlay::Udp(addr), Some(peer)) = (kind, from, self.peers.get_mut(&id))
+                if let (MessageKind::Initiation, Underlay::Udp(addr), Some(peer)) =
+                    (kind, from, self.peers.get_mut(&id))
                 {
                     peer.path.handle_ping(addr, now);
                 }
@@ -113,10 +113,14 @@ impl Engine {
     }
 
     fn initiator_of(&self, datagram: &[u8]) -> Option<NodeId> {
-        let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(datagram) else { return None };
+        let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(datagram) else {
+            return None;
+        };
         let public = PublicKey::from(&self.static_secret);
         let half = parse_handshake_anon(&self.static_secret, &public, &init).ok()?;
-        self.by_key.get(&NodePublicKey::from_bytes(half.peer_static_public)).copied()
+        self.by_key
+            .get(&NodePublicKey::from_bytes(half.peer_static_public))
+            .copied()
     }
 
     fn deliver(&mut self, id: NodeId, packet: PacketBuf, from: Underlay, now: Instant) {
@@ -134,7 +138,10 @@ impl Engine {
             return;
         }
         peer.rx_bytes += packet.len() as u64;
-        let context = PeerContext { jailed: peer.node.jailed, capabilities: &peer.node.cap_map };
+        let context = PeerContext {
+            jailed: peer.node.jailed,
+            capabilities: &peer.node.cap_map,
+        };
         if self.filter.inbound(&view, &context, now) != Verdict::Accept {
             return self.counters.drop_packet(DropReason::Filtered);
         }

@@ -27,7 +27,12 @@ impl Engine {
             self.filter.set_rules(Arc::clone(&map.filter));
         }
         let (upserted, removed) = if update.delta.full {
-            let gone: Vec<_> = self.peers.keys().filter(|id| !map.peers.contains_key(id)).copied().collect();
+            let gone: Vec<_> = self
+                .peers
+                .keys()
+                .filter(|id| !map.peers.contains_key(id))
+                .copied()
+                .collect();
             let known = &before.peers;
             let changed = |(id, node): (&NodeId, &Arc<Node>)| (known.get(id) != Some(node)).then_some(*id);
             (map.peers.iter().filter_map(changed).collect(), gone)
@@ -49,7 +54,10 @@ impl Engine {
         if update.delta.full || update.delta.self_node || update.delta.dns || !upserted.is_empty() {
             self.names = Arc::new(NameTable::new(&map));
         }
-        let event = MeshEvent::NetmapApplied { peers: self.peers.len(), cached: update.cached };
+        let event = MeshEvent::NetmapApplied {
+            peers: self.peers.len(),
+            cached: update.cached,
+        };
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -62,7 +70,10 @@ impl Engine {
     fn upsert_peer(&mut self, node: &Arc<Node>, now: Instant) {
         let id = node.id;
         let is_new = !self.peers.contains_key(&id);
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(node), new_agent()));
+        let peer = self
+            .peers
+            .entry(id)
+            .or_insert_with(|| Peer::new(Arc::clone(node), new_agent()));
         let old_key = peer.node.key;
         if old_key != node.key || node.expired {
             // Another identity under the same number, or none any more: its session, path and packets go at once.
@@ -78,7 +89,10 @@ impl Engine {
         let restarted = self.set_disco_key(id, node.disco_key);
         self.add_routes(node);
         if is_new {
-            let event = MeshEvent::PeerAdded { name: node.name.clone(), key: node.key };
+            let event = MeshEvent::PeerAdded {
+                name: node.name.clone(),
+                key: node.key,
+            };
             self.outputs.push_back(Output::Event(event));
         }
         self.greet(id, is_new, restarted, now);
@@ -100,7 +114,11 @@ impl Engine {
         }
         if restarted && !is_new {
             peer.path.restart_discovery(now);
-            if peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session() || tunnel.handshaking()) {
+            if peer
+                .tunnel
+                .as_ref()
+                .is_some_and(|tunnel| tunnel.has_session() || tunnel.handshaking())
+            {
                 self.initiate(id, now);
             }
         }
@@ -119,7 +137,10 @@ impl Engine {
             self.deadlines.remove(&(at, id));
         }
         self.by_key.remove(&peer.node.key);
-        let event = MeshEvent::PeerRemoved { name: peer.node.name.clone(), key: peer.node.key };
+        let event = MeshEvent::PeerRemoved {
+            name: peer.node.name.clone(),
+            key: peer.node.key,
+        };
         self.outputs.push_back(Output::Event(event));
     }
 

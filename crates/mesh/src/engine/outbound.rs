@@ -71,7 +71,9 @@ impl Engine {
 
     /// Makes the tunnel of a usable peer on first use.
     pub(super) fn ensure_tunnel(&mut self, id: NodeId, now: Instant) -> bool {
-        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
         if !peer.usable() {
             return false;
         }
@@ -85,8 +87,13 @@ impl Engine {
                 }
             };
             let public = PublicKey::from(*peer.node.key.as_bytes());
-            let tunnel =
-                Tunnel::new(self.static_secret.clone(), public, index, std::sync::Arc::clone(&self.limiter), now);
+            let tunnel = Tunnel::new(
+                self.static_secret.clone(),
+                public,
+                index,
+                std::sync::Arc::clone(&self.limiter),
+                now,
+            );
             peer.tunnel = Some(Box::new(tunnel));
             self.by_index.insert(index, id);
         }
@@ -111,7 +118,11 @@ impl Engine {
         let route = peer.path.route();
         let relay = self.relay_of(id);
         let handshake = payload.first().is_some_and(|kind| *kind == 1);
-        let guesses = if handshake && route == Route::Relay { peer.path.likely() } else { Vec::new() };
+        let guesses = if handshake && route == Route::Relay {
+            peer.path.likely()
+        } else {
+            Vec::new()
+        };
         let mut sent = false;
         for guess in guesses {
             sent = true;
@@ -146,19 +157,32 @@ impl Engine {
         let home = peer.node.home_derp;
         let region = match (home, peer.learned_region) {
             (Some(home), Some(learned)) if !self.connected.contains(&home) => {
-                if self.connected.contains(&learned) { learned } else { home }
+                if self.connected.contains(&learned) {
+                    learned
+                } else {
+                    home
+                }
             }
             (Some(home), _) => home,
             (None, learned) => learned?,
         };
-        Some(Underlay::Derp { region, key: peer.node.key })
+        Some(Underlay::Derp {
+            region,
+            key: peer.node.key,
+        })
     }
 
     /// A session has come up: what waited goes out, the disco key is told inside, discovery starts over.
     pub(super) fn session_established(&mut self, id: NodeId, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let event = MeshEvent::PeerConnected { name: peer.node.name.clone(), key: peer.node.key };
-        let pair = self.own_ips.iter().find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
+        let event = MeshEvent::PeerConnected {
+            name: peer.node.name.clone(),
+            key: peer.node.key,
+        };
+        let pair = self
+            .own_ips
+            .iter()
+            .find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
         let Some(tunnel) = &mut peer.tunnel else { return };
         // First, so that the peer knows the key before the first ping and call-me-maybe arrive.
         let advert = pair.and_then(|(own, theirs)| tsmp::encode_disco_advertisement(own, theirs, &self.disco_public));

@@ -70,6 +70,9 @@ impl Peer {
 
 impl std::fmt::Debug for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("name", &self.node.name).field("key", &self.node.key).finish_non_exhaustive()
+        f.debug_struct("Peer")
+            .field("name", &self.node.name)
+            .field("key", &self.node.key)
+            .finish_non_exhaustive()
     }
 }

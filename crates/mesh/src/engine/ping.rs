@@ -40,7 +40,11 @@ impl Pings {
     pub(super) fn new() -> Self {
         let mut bytes = [0u8; 2];
         getrandom::fill(&mut bytes).expect("the operating system provides randomness");
-        Self { identifier: u16::from_be_bytes(bytes), next: 0, pending: BTreeMap::new() }
+        Self {
+            identifier: u16::from_be_bytes(bytes),
+            next: 0,
+            pending: BTreeMap::new(),
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -48,7 +52,12 @@ impl Pings {
     }
 
     pub(super) fn expire(&mut self, now: Instant) -> Vec<PingOutcome> {
-        let over: Vec<_> = self.pending.iter().filter(|(_, p)| now >= p.deadline).map(|(seq, _)| *seq).collect();
+        let over: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, p)| now >= p.deadline)
+            .map(|(seq, _)| *seq)
+            .collect();
         self.pending.retain(|_, pending| now < pending.deadline);
         over.into_iter().map(|seq| PingOutcome { seq, reply: None }).collect()
     }
@@ -64,15 +73,24 @@ impl Pings {
         if identifier != self.identifier {
             return None;
         }
-        let pending = self.pending.get(&sequence).filter(|pending| pending.to == packet.src())?;
+        let pending = self
+            .pending
+            .get(&sequence)
+            .filter(|pending| pending.to == packet.src())?;
         let rtt = now.saturating_duration_since(pending.sent);
         self.pending.remove(&sequence);
         let path = match from {
             Some(Underlay::Udp(addr)) => PeerPath::Direct(addr),
-            Some(Underlay::Derp { region: RegionId(region), .. }) => PeerPath::Relayed(region),
+            Some(Underlay::Derp {
+                region: RegionId(region),
+                ..
+            }) => PeerPath::Relayed(region),
             None => PeerPath::Local,
         };
-        Some(PingOutcome { seq: sequence, reply: Some((rtt, path)) })
+        Some(PingOutcome {
+            seq: sequence,
+            reply: Some((rtt, path)),
+        })
     }
 }
 
@@ -87,7 +105,14 @@ impl Engine {
         let seq = self.pings.next;
         self.pings.next = seq.wrapping_add(1);
         let request = encode_echo_request(from, to, self.pings.identifier, seq, b"sandd ping")?;
-        self.pings.pending.insert(seq, Pending { to, sent: now, deadline: now + timeout });
+        self.pings.pending.insert(
+            seq,
+            Pending {
+                to,
+                sent: now,
+                deadline: now + timeout,
+            },
+        );
         self.send_overlay(PacketBuf::copied_from(&request), now);
         Some(seq)
     }

@@ -17,7 +17,8 @@ impl Engine {
             .map(|(id, peer)| {
                 let route = peer.path.route();
                 let path = self.path_of_route(route, self.relay_of(*id));
-                let age = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
+                let age =
+                    |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
                 PeerStatus {
                     name: peer.node.name.clone(),
                     hostname: peer.node.hostname.clone(),
@@ -51,8 +52,12 @@ impl Engine {
         if self.own_ips.contains(&ip) {
             return PeerPath::Local;
         }
-        let Some(id) = self.routes.lookup(ip) else { return PeerPath::Unknown };
-        let Some(peer) = self.peers.get(&id) else { return PeerPath::Unknown };
+        let Some(id) = self.routes.lookup(ip) else {
+            return PeerPath::Unknown;
+        };
+        let Some(peer) = self.peers.get(&id) else {
+            return PeerPath::Unknown;
+        };
         self.path_of_route(peer.path.route(), self.relay_of(id))
     }
 

@@ -33,11 +33,24 @@ struct World {
 }
 
 fn allow_all() -> Vec<FilterRule> {
-    let any = |text: &str, last: &str| IpRange { first: text.parse().unwrap(), last: last.parse().unwrap() };
-    let ranges = [any("0.0.0.0", "255.255.255.255"), any("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")];
+    let any = |text: &str, last: &str| IpRange {
+        first: text.parse().unwrap(),
+        last: last.parse().unwrap(),
+    };
+    let ranges = [
+        any("0.0.0.0", "255.255.255.255"),
+        any("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ];
     vec![FilterRule {
         src: ranges.iter().map(|range| FilterSrc::Range(*range)).collect(),
-        dst: ranges.iter().map(|range| FilterDst { range: *range, first_port: 0, last_port: 65_535 }).collect(),
+        dst: ranges
+            .iter()
+            .map(|range| FilterDst {
+                range: *range,
+                first_port: 0,
+                last_port: 65_535,
+            })
+            .collect(),
         protocols: vec![6, 17, 1, 58],
         grants: Vec::new(),
     }]
@@ -73,13 +86,27 @@ fn host(number: u8) -> Host {
         machine_authorized: true,
     };
     let engine = Engine::new(key, disco);
-    Host { engine, node, addr, delivered: Vec::new(), outcomes: Vec::new(), events: Vec::new() }
+    Host {
+        engine,
+        node,
+        addr,
+        delivered: Vec::new(),
+        outcomes: Vec::new(),
+        events: Vec::new(),
+    }
 }
 
 impl World {
     fn new(count: u8) -> Self {
         let hosts = (1..=count).map(host).collect();
-        Self { hosts, now: Instant::now(), udp: true, relay: true, wire: Vec::new(), direct_packets: 0 }
+        Self {
+            hosts,
+            now: Instant::now(),
+            udp: true,
+            relay: true,
+            wire: Vec::new(),
+            direct_packets: 0,
+        }
     }
 
     /// Everybody knows everybody.
@@ -94,17 +121,33 @@ impl World {
     }
 
     fn tell_map(&mut self, at: usize, rules: &[FilterRule], knows: impl Fn(usize) -> bool) {
-        let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != at && knows(*other));
-        let peers = others.map(|(_, host)| (host.node.id, Arc::new(host.node.clone()))).collect();
+        let others = self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != at && knows(*other));
+        let peers = others
+            .map(|(_, host)| (host.node.id, Arc::new(host.node.clone())))
+            .collect();
         let map = NetworkMap {
             self_node: Some(Arc::new(self.hosts[at].node.clone())),
             peers,
             filter: Arc::new(rules.to_vec()),
             ..NetworkMap::default()
         };
-        let delta = NetmapDelta { full: true, ..NetmapDelta::default() };
+        let delta = NetmapDelta {
+            full: true,
+            ..NetmapDelta::default()
+        };
         let now = self.now;
-        self.hosts[at].engine.handle_netmap(&NetmapUpdate { map: Arc::new(map), delta, cached: false }, now);
+        self.hosts[at].engine.handle_netmap(
+            &NetmapUpdate {
+                map: Arc::new(map),
+                delta,
+                cached: false,
+            },
+            now,
+        );
     }
 
     /// Carries packets until nothing moves.
@@ -266,7 +309,10 @@ fn a_restarted_peers_new_disco_key_arrives_inside_the_tunnel() {
     world.hosts[1].engine.handle_relay(REGION, true, now);
     world.ping(1, 0);
     world.pass(Duration::from_millis(300));
-    assert!(matches!(world.ping(1, 0), Some(PeerPath::Direct(_))), "without another word of the coordinator");
+    assert!(
+        matches!(world.ping(1, 0), Some(PeerPath::Direct(_))),
+        "without another word of the coordinator"
+    );
     // The coordinator repeats the stale key: the one from the tunnel stays.
     world.tell_map(0, &allow_all(), |_| true);
     let public = world.hosts[1].engine.disco_public;
@@ -281,7 +327,12 @@ fn a_peer_that_knocked_before_its_map_entry_is_called_at_once() {
     assert_eq!(world.ping(0, 1), None, "unknown keys get silence");
     world.tell_map(1, &allow_all(), |_| true);
     world.settle();
-    assert!(world.hosts[1].events.iter().any(|event| matches!(event, MeshEvent::PeerConnected { .. })));
+    assert!(
+        world.hosts[1]
+            .events
+            .iter()
+            .any(|event| matches!(event, MeshEvent::PeerConnected { .. }))
+    );
 }
 
 #[test]
@@ -320,7 +371,9 @@ fn a_peer_cannot_speak_for_another() {
     )
     .unwrap();
     let now = world.now;
-    world.hosts[0].engine.send_to_peer(NodeId(2), PacketBuf::copied_from(&forged), now);
+    world.hosts[0]
+        .engine
+        .send_to_peer(NodeId(2), PacketBuf::copied_from(&forged), now);
     world.settle();
     assert!(world.hosts[1].delivered.is_empty());
     assert_eq!(world.hosts[1].engine.counters().dropped_foreign_source, 1);
@@ -356,7 +409,10 @@ fn two_hundred_peers_load_fast_and_small() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     let engine = &world.hosts[0].engine;
     assert_eq!(engine.peers.len(), 200);
-    assert!(engine.peers.values().all(|peer| peer.tunnel.is_none()), "tunnels are made on first use");
+    assert!(
+        engine.peers.values().all(|peer| peer.tunnel.is_none()),
+        "tunnels are made on first use"
+    );
     assert!(engine.deadlines.is_empty(), "and nothing ticks");
 }
 
@@ -370,7 +426,9 @@ fn packets_keep_their_content() {
         let ips = [0, 1].map(|at: usize| world.hosts[at].node.addresses[0].addr());
         let packet = encode_echo_request(ips[0], ips[1], 77, 1, &payload).unwrap();
         let now = world.now;
-        world.hosts[0].engine.handle_overlay(std::iter::once(PacketBuf::copied_from(&packet)).collect(), now);
+        world.hosts[0]
+            .engine
+            .handle_overlay(std::iter::once(PacketBuf::copied_from(&packet)).collect(), now);
         world.settle();
         let got = world.hosts[1].delivered.pop().expect("delivered");
         assert_eq!(&got[..], &packet[..]);

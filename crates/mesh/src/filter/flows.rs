@@ -26,7 +26,13 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new(capacity: usize, lifetime: Duration) -> Self {
-        Self { capacity, lifetime, entries: HashMap::new(), by_age: BTreeMap::new(), next: 0 }
+        Self {
+            capacity,
+            lifetime,
+            entries: HashMap::new(),
+            by_age: BTreeMap::new(),
+            next: 0,
+        }
     }
 
     /// Notes a packet that leaves.
@@ -52,7 +58,9 @@ impl Flows {
 
     /// True when an answer to this flow may come in.
     pub(super) fn knows(&self, flow: &Flow, now: Instant) -> bool {
-        self.entries.get(flow).is_some_and(|(_, seen)| now.saturating_duration_since(*seen) < self.lifetime)
+        self.entries
+            .get(flow)
+            .is_some_and(|(_, seen)| now.saturating_duration_since(*seen) < self.lifetime)
     }
 
     #[cfg(test)]

@@ -82,15 +82,17 @@ impl PacketFilter {
             return Verdict::Drop;
         }
         let (local, remote, protocol) = (packet.src(), packet.dst(), packet.protocol());
-        let flow = |src, dst| Flow { protocol, local: (local, src), remote: (remote, dst) };
+        let flow = |src, dst| Flow {
+            protocol,
+            local: (local, src),
+            remote: (remote, dst),
+        };
         match packet.transport() {
             Transport::Tcp { src, dst, .. } => self.tcp.note(flow(src, dst), now),
             Transport::Ports { src, dst } => self.udp.note(flow(src, dst), now),
             Transport::EchoRequest { id } => self.echo.note(flow(id, 0), now),
-            Transport::EchoReply { .. }
-            | Transport::IcmpError { .. }
-            | Transport::Other
-            | Transport::LaterFragment => {}
+            Transport::EchoReply { .. } | Transport::IcmpError { .. } | Transport::Other | Transport::LaterFragment => {
+            }
         }
         Verdict::Accept
     }
@@ -101,7 +103,11 @@ impl PacketFilter {
         if !deliverable(local) || !self.local.iter().any(|prefix| prefix.contains(&local)) {
             return Verdict::Drop;
         }
-        let flow = |remote_port, local_port| Flow { protocol, local: (local, local_port), remote: (remote, remote_port) };
+        let flow = |remote_port, local_port| Flow {
+            protocol,
+            local: (local, local_port),
+            remote: (remote, remote_port),
+        };
         let accepted = match packet.transport() {
             Transport::LaterFragment => true,
             Transport::Tcp { dst, opens: true, .. } => self.rule_admits(packet, peer, Some(dst)),
@@ -148,8 +154,14 @@ impl PacketFilter {
     }
 
     fn quotes_our_flow(&self, quoted: &[u8], local: IpAddr, now: Instant) -> bool {
-        let Some((src, dst, protocol, src_port, dst_port)) = parse_quoted(quoted) else { return false };
-        let flow = Flow { protocol, local: (src, src_port), remote: (dst, dst_port) };
+        let Some((src, dst, protocol, src_port, dst_port)) = parse_quoted(quoted) else {
+            return false;
+        };
+        let flow = Flow {
+            protocol,
+            local: (src, src_port),
+            remote: (dst, dst_port),
+        };
         let known = match protocol {
             TCP => self.tcp.knows(&flow, now),
             ICMP | ICMPV6 => self.echo.knows(&flow, now),

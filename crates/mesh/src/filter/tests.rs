@@ -51,10 +51,17 @@ fn unreachable(src: &str, dst: &str, about: &[u8]) -> Vec<u8> {
 }
 
 fn rule(src: &str, dst: &str, ports: (u16, u16), protocols: &[u8]) -> FilterRule {
-    let one = |text: &str| IpRange { first: ip(text), last: ip(text) };
+    let one = |text: &str| IpRange {
+        first: ip(text),
+        last: ip(text),
+    };
     FilterRule {
         src: vec![FilterSrc::Range(one(src))],
-        dst: vec![FilterDst { range: one(dst), first_port: ports.0, last_port: ports.1 }],
+        dst: vec![FilterDst {
+            range: one(dst),
+            first_port: ports.0,
+            last_port: ports.1,
+        }],
         protocols: protocols.to_vec(),
         grants: Vec::new(),
     }
@@ -72,12 +79,22 @@ impl Judge {
         let mut filter = PacketFilter::new();
         filter.set_local(&["100.64.0.1/32".parse().unwrap()]);
         filter.set_rules(Arc::new(rules));
-        Self { filter, now: Instant::now(), caps: BTreeMap::new(), jailed: false }
+        Self {
+            filter,
+            now: Instant::now(),
+            caps: BTreeMap::new(),
+            jailed: false,
+        }
     }
 
     fn admits(&mut self, packet: &[u8]) -> bool {
-        let context = PeerContext { jailed: self.jailed, capabilities: &self.caps };
-        self.filter.inbound(&IpPacket::parse(packet).unwrap(), &context, self.now) == Verdict::Accept
+        let context = PeerContext {
+            jailed: self.jailed,
+            capabilities: &self.caps,
+        };
+        self.filter
+            .inbound(&IpPacket::parse(packet).unwrap(), &context, self.now)
+            == Verdict::Accept
     }
 
     fn send(&mut self, packet: &[u8]) -> bool {
@@ -186,7 +203,11 @@ fn unknown_protocols_need_a_rule_that_names_them_with_all_ports() {
 fn flows_are_bounded_and_the_oldest_goes_first() {
     let now = Instant::now();
     let mut flows = Flows::new(3, Duration::from_secs(60));
-    let flow = |port| Flow { protocol: UDP, local: (ip(OWN), port), remote: (ip(PEER), 53) };
+    let flow = |port| Flow {
+        protocol: UDP,
+        local: (ip(OWN), port),
+        remote: (ip(PEER), 53),
+    };
     for port in 0..3 {
         flows.note(flow(port), now);
     }

@@ -68,7 +68,9 @@ impl Device {
                         tracing::debug!(%error, "the TUN device took a packet not");
                     }
                 }
-                let out = std::iter::from_fn(|| tun.try_recv().ok().flatten()).take(TURN).collect();
+                let out = std::iter::from_fn(|| tun.try_recv().ok().flatten())
+                    .take(TURN)
+                    .collect();
                 (out, None)
             }
         }
@@ -94,13 +96,21 @@ impl Device {
 /// The usual ranges once a peer lies in them, and each prefix outside of them by itself.
 #[cfg(feature = "tun")]
 fn mesh_routes(map: &NetworkMap) -> Vec<IpNet> {
-    let usual: Vec<IpNet> =
-        ["100.64.0.0/10", "fd7a:115c:a1e0::/48"].iter().filter_map(|text| text.parse().ok()).collect();
+    let usual: Vec<IpNet> = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"]
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect();
     let mut routes: Vec<IpNet> = map
         .peers
         .values()
         .flat_map(|peer| peer.addresses.iter())
-        .map(|prefix| usual.iter().find(|range| range.contains(prefix)).copied().unwrap_or(*prefix))
+        .map(|prefix| {
+            usual
+                .iter()
+                .find(|range| range.contains(prefix))
+                .copied()
+                .unwrap_or(*prefix)
+        })
         .collect();
     routes.sort();
     routes.dedup();

@@ -23,8 +23,8 @@ use super::udp::UdpSockets;
 use crate::engine::{Engine, Output, PingOutcome, Underlay};
 use crate::error::PingError;
 use crate::event::MeshEvent;
-use crate::mesh::Snapshot;
 use crate::packet::PacketBatch;
+use crate::snapshot::Snapshot;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
 
@@ -37,7 +37,12 @@ const PUMP_TURNS: usize = 32;
 #[derive(Debug)]
 pub(crate) enum Command {
     Status(oneshot::Sender<MeshStatus>),
-    Ping { name: String, to: IpAddr, timeout: Duration, answer: oneshot::Sender<Result<PingReply, PingError>> },
+    Ping {
+        name: String,
+        to: IpAddr,
+        timeout: Duration,
+        answer: oneshot::Sender<Result<PingReply, PingError>>,
+    },
     Netcheck(oneshot::Sender<crate::status::NetReport>),
     NetworkChanged,
     Shutdown(oneshot::Sender<()>),
@@ -82,7 +87,10 @@ impl State {
     pub(crate) fn new() -> Self {
         Self {
             pings: HashMap::new(),
-            control: ControlStatus { state: "connecting".to_owned(), ..ControlStatus::default() },
+            control: ControlStatus {
+                state: "connecting".to_owned(),
+                ..ControlStatus::default()
+            },
             resolving: None,
             netchecks: Vec::new(),
             inbound: PacketBatch::new(),
@@ -233,7 +241,10 @@ impl Driver {
                 if self.reach.home() == Some(region) {
                     self.reach.kick(now);
                 }
-                self.tell(MeshEvent::RelayDisconnected { region: region.0, reason: error });
+                self.tell(MeshEvent::RelayDisconnected {
+                    region: region.0,
+                    reason: error,
+                });
             }
         }
     }
@@ -260,15 +271,24 @@ impl Driver {
     async fn drain_engine(&mut self, now: Instant) {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Transmit { to: Underlay::Udp(to), payload } => {
+                Output::Transmit {
+                    to: Underlay::Udp(to),
+                    payload,
+                } => {
                     if let Err(error) = self.udp.send(to, &payload).await {
                         tracing::trace!(%error, %to, "datagram not sent");
-                        if matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) {
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+                        ) {
                             self.engine.handle_unreachable(to, now);
                         }
                     }
                 }
-                Output::Transmit { to: Underlay::Derp { region, key }, payload } => {
+                Output::Transmit {
+                    to: Underlay::Derp { region, key },
+                    payload,
+                } => {
                     let _ = self.derp.send(region, &key, &payload);
                 }
                 Output::Deliver(packet) => self.state.inbound.push(packet),
@@ -280,7 +300,9 @@ impl Driver {
     }
 
     fn finish_ping(&mut self, outcome: PingOutcome) {
-        let Some(waiting) = self.state.pings.remove(&outcome.seq) else { return };
+        let Some(waiting) = self.state.pings.remove(&outcome.seq) else {
+            return;
+        };
         let answer = match outcome.reply {
             Some((rtt, path)) => Ok(PingReply {
                 name: waiting.name,
@@ -298,14 +320,16 @@ impl Driver {
     }
 
     fn tell(&self, event: MeshEvent) {
-        match &event {
-            MeshEvent::PathChanged { name, path, .. } => {
-                tracing::info!(peer = %name.escape_debug(), %path, "path changed");
-            }
-            MeshEvent::RelayConnected { region } => tracing::info!(region, "relay connected"),
-            MeshEvent::RelayDisconnected { region, reason } => tracing::info!(region, %reason, "relay lost"),
-            MeshEvent::NeedsAttention { reason } => tracing::error!(%reason, "the node needs attention"),
-            other => tracing::debug!(event = ?other, "mesh event"),
+        if let MeshEvent::PathChanged { name, path, .. } = &event {
+            tracing::info!(peer = %name.escape_debug(), %path, "path changed");
+        } else if let MeshEvent::RelayConnected { region } = &event {
+            tracing::info!(region, "relay connected");
+        } else if let MeshEvent::RelayDisconnected { region, reason } = &event {
+            tracing::info!(region, %reason, "relay lost");
+        } else if let MeshEvent::NeedsAttention { reason } = &event {
+            tracing::error!(%reason, "the node needs attention");
+        } else {
+            tracing::debug!(?event, "mesh event");
         }
         // Nobody listening is no error.
         let _ = self.events.send(event);
@@ -314,7 +338,8 @@ impl Driver {
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driver").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
-

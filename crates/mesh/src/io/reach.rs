@@ -102,7 +102,11 @@ impl Reach {
         self.latency.retain(|region, _| self.map.regions.contains_key(region));
         if self.home.is_none_or(|home| !self.usable_home(home)) {
             self.home = self.fastest().or_else(|| {
-                self.map.regions.keys().copied().find(|region| self.usable_home(*region))
+                self.map
+                    .regions
+                    .keys()
+                    .copied()
+                    .find(|region| self.usable_home(*region))
             });
         }
     }
@@ -144,12 +148,18 @@ impl Reach {
         } else if now >= self.next_stun {
             self.next_stun = now + STUN_INTERVAL;
             if self.round.is_none() && active() {
-                let home: Vec<_> =
-                    self.servers.iter().filter(|server| Some(server.region) == self.home).copied().collect();
+                let home: Vec<_> = self
+                    .servers
+                    .iter()
+                    .filter(|server| Some(server.region) == self.home)
+                    .copied()
+                    .collect();
                 self.begin(home, now);
             }
         }
-        let Some(round) = &mut self.round else { return Vec::new() };
+        let Some(round) = &mut self.round else {
+            return Vec::new();
+        };
         if now < round.next_try {
             return Vec::new();
         }
@@ -162,7 +172,13 @@ impl Reach {
         let mut requests = Vec::with_capacity(round.pending.len());
         for server in &round.pending {
             let tx = crate::engine::new_tx();
-            self.in_flight.insert(tx, Request { server: *server, sent: now });
+            self.in_flight.insert(
+                tx,
+                Request {
+                    server: *server,
+                    sent: now,
+                },
+            );
             requests.push((server.addr, stun::binding_request(&tx)));
         }
         requests
@@ -170,10 +186,17 @@ impl Reach {
 
     /// A STUN answer. Only those we wait for count. True when the endpoints may have changed.
     pub(crate) fn handle_response(&mut self, datagram: &[u8], now: Instant) -> bool {
-        let Some((tx, mapped)) = stun::parse_response(datagram) else { return false };
-        let Some(request) = self.in_flight.remove(&tx) else { return false };
+        let Some((tx, mapped)) = stun::parse_response(datagram) else {
+            return false;
+        };
+        let Some(request) = self.in_flight.remove(&tx) else {
+            return false;
+        };
         let rtt = now.saturating_duration_since(request.sent);
-        self.latency.entry(request.server.region).and_modify(|known| *known = rtt.min(*known)).or_insert(rtt);
+        self.latency
+            .entry(request.server.region)
+            .and_modify(|known| *known = rtt.min(*known))
+            .or_insert(rtt);
         if let Some(round) = &mut self.round {
             round.pending.retain(|server| *server != request.server);
             if round.pending.is_empty() {
@@ -181,7 +204,8 @@ impl Reach {
             }
         }
         // A relay host behind its own 1:1 NAT sees our private side: that is no public address.
-        if crate::path::candidate::is_private(mapped.ip()) && !crate::path::candidate::is_private(request.server.addr.ip())
+        if crate::path::candidate::is_private(mapped.ip())
+            && !crate::path::candidate::is_private(request.server.addr.ip())
         {
             return false;
         }
@@ -237,13 +261,14 @@ impl Reach {
 
     /// What the coordinator is told of our network.
     pub(crate) fn net_info(&self) -> NetInfo {
-        let mut info = NetInfo::default();
-        info.preferred_derp = self.home.map_or(0, |home| i64::from(home.0));
-        info.working_udp = self.last_v4.is_some().then_some(true);
-        info.mapping_varies_by_dest_ip = self.varies;
-        info.derp_latency =
-            self.latency.iter().map(|(region, rtt)| (format!("{region}-v4"), rtt.as_secs_f64())).collect();
-        info
+        let latency = |(region, rtt): (&RegionId, &Duration)| (format!("{region}-v4"), rtt.as_secs_f64());
+        NetInfo {
+            preferred_derp: self.home.map_or(0, |home| i64::from(home.0)),
+            working_udp: self.last_v4.is_some().then_some(true),
+            mapping_varies_by_dest_ip: self.varies,
+            derp_latency: self.latency.iter().map(latency).collect(),
+            ..NetInfo::default()
+        }
     }
 
     /// Latency of each region that answered.
@@ -263,7 +288,12 @@ impl Reach {
 
     fn begin(&mut self, pending: Vec<StunServer>, now: Instant) {
         self.in_flight.clear();
-        self.round = (!pending.is_empty()).then_some(Round { started: now, tries: 0, next_try: now, pending });
+        self.round = (!pending.is_empty()).then_some(Round {
+            started: now,
+            tries: 0,
+            next_try: now,
+            pending,
+        });
         self.next_stun = now + STUN_INTERVAL;
     }
 
@@ -271,7 +301,8 @@ impl Reach {
         let Some(round) = self.round.take() else { return };
         let answered = self.mapped.values().any(|seen| *seen >= round.started);
         if answered {
-            self.mapped.retain(|_, seen| now.saturating_duration_since(*seen) < MAPPING_LIFETIME);
+            self.mapped
+                .retain(|_, seen| now.saturating_duration_since(*seen) < MAPPING_LIFETIME);
         }
         let Some(best) = self.fastest() else { return };
         let gain = |home: RegionId| {
@@ -285,14 +316,21 @@ impl Reach {
     }
 
     fn usable_home(&self, region: RegionId) -> bool {
-        self.map.regions.get(&region).is_some_and(|region| {
-            !region.no_measure_no_home && region.nodes.iter().any(|node| !node.stun_only)
-        })
+        self.map
+            .regions
+            .get(&region)
+            .is_some_and(|region| !region.no_measure_no_home && region.nodes.iter().any(|node| !node.stun_only))
     }
 
     fn fastest(&self) -> Option<RegionId> {
         let scored = |(region, rtt): (&RegionId, &Duration)| {
-            let factor = self.map.home_scores.get(region).copied().filter(|score| *score > 0.0).unwrap_or(1.0);
+            let factor = self
+                .map
+                .home_scores
+                .get(region)
+                .copied()
+                .filter(|score| *score > 0.0)
+                .unwrap_or(1.0);
             (*region, rtt.mul_f64(factor))
         };
         self.latency
@@ -306,7 +344,9 @@ impl Reach {
 
 /// Interface addresses that a peer may reach: no loopback, no link-local, none of the mesh itself.
 pub(crate) fn interface_addresses(mesh: &[IpAddr]) -> BTreeSet<IpAddr> {
-    let Ok(interfaces) = if_addrs::get_if_addrs() else { return BTreeSet::new() };
+    let Ok(interfaces) = if_addrs::get_if_addrs() else {
+        return BTreeSet::new();
+    };
     interfaces
         .into_iter()
         .filter(|interface| interface.is_oper_up() || interface.is_p2p())

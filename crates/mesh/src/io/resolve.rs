@@ -24,12 +24,18 @@ pub(crate) async fn stun_servers(map: Arc<DerpMap>) -> Vec<StunServer> {
                 let (host, region) = (node.host_name.clone(), *id);
                 lookups.spawn(async move { (region, port, lookup(host, port).await) });
             }
-            servers.extend(literals.found.into_iter().map(|ip| StunServer { region: *id, addr: (ip, port).into() }));
+            servers.extend(literals.found.into_iter().map(|ip| StunServer {
+                region: *id,
+                addr: (ip, port).into(),
+            }));
         }
     }
     while let Some(found) = lookups.join_next().await {
         let Ok((region, port, ips)) = found else { continue };
-        servers.extend(ips.into_iter().map(|ip| StunServer { region, addr: (ip, port).into() }));
+        servers.extend(ips.into_iter().map(|ip| StunServer {
+            region,
+            addr: (ip, port).into(),
+        }));
     }
     servers.dedup();
     servers
@@ -44,7 +50,10 @@ struct Literals {
 fn literals(node: &DerpNode) -> Literals {
     let test: Option<IpAddr> = node.stun_test_ip.parse().ok();
     if let Some(ip) = test {
-        return Literals { found: vec![ip], needs_dns: false };
+        return Literals {
+            found: vec![ip],
+            needs_dns: false,
+        };
     }
     let host: Option<IpAddr> = node.host_name.parse().ok();
     let given = [&node.ipv4, &node.ipv6];
@@ -58,7 +67,9 @@ fn literals(node: &DerpNode) -> Literals {
 
 async fn lookup(host: String, port: u16) -> Vec<IpAddr> {
     let found = tokio::net::lookup_host((host.as_str(), port)).await;
-    let mut ips: Vec<_> = found.map(|addrs| addrs.map(|addr| addr.ip()).collect()).unwrap_or_default();
+    let mut ips: Vec<_> = found
+        .map(|addrs| addrs.map(|addr| addr.ip()).collect())
+        .unwrap_or_default();
     ips.sort();
     ips.dedup();
     // One of each family is enough.

@@ -54,7 +54,13 @@ impl UdpSockets {
         // The same number for both families where it is free; peers are told each address with its own port anyway.
         let v6 = open(Domain::IPV6, port).or_else(|_| open(Domain::IPV6, 0)).ok();
         let buffers = (0..RECV_SLOTS).map(|_| vec![0u8; RECV_BUFFER]).collect();
-        Ok(Self { v4, v6, port, batch: Batch::default(), buffers })
+        Ok(Self {
+            v4,
+            v6,
+            port,
+            batch: Batch::default(),
+            buffers,
+        })
     }
 
     /// IPv4 port.
@@ -64,7 +70,10 @@ impl UdpSockets {
 
     /// IPv6 port, where there is IPv6.
     pub(crate) fn port_v6(&self) -> Option<u16> {
-        self.v6.as_ref().and_then(|family| family.socket.local_addr().ok()).map(|addr| addr.port())
+        self.v6
+            .as_ref()
+            .and_then(|family| family.socket.local_addr().ok())
+            .map(|addr| addr.port())
     }
 
     /// Waits until one of the sockets has something to read.
@@ -88,7 +97,9 @@ impl UdpSockets {
             let read = {
                 let mut slices: Vec<IoSliceMut<'_>> = self.buffers.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
                 family.socket.try_io(Interest::READABLE, || {
-                    family.state.recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas)
+                    family
+                        .state
+                        .recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas)
                 })
             };
             let Ok(count) = read else { continue };
@@ -137,7 +148,13 @@ impl UdpSockets {
         let Some(family) = self.family(to) else {
             return Err(io::Error::from(io::ErrorKind::NetworkUnreachable));
         };
-        let transmit = Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents,
+            segment_size,
+            src_ip: None,
+        };
         loop {
             let sent = family.socket.try_io(Interest::WRITABLE, || {
                 family.state.try_send(UdpSockRef::from(&family.socket), &transmit)
@@ -197,7 +214,10 @@ mod tests {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, receiver.port()));
         let sizes = [100usize, 100, 100, 40, 100, 7];
         for (number, size) in sizes.iter().enumerate() {
-            sender.send(to, &vec![u8::try_from(number).unwrap(); *size]).await.unwrap();
+            sender
+                .send(to, &vec![u8::try_from(number).unwrap(); *size])
+                .await
+                .unwrap();
         }
         sender.flush().await.unwrap();
         let mut got = Vec::new();

@@ -23,7 +23,11 @@ impl PacketBuf {
     /// A packet of `len` zero bytes.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
-        Self { bytes: vec![0; HEADROOM + len + TAILROOM], start: HEADROOM, end: HEADROOM + len }
+        Self {
+            bytes: vec![0; HEADROOM + len + TAILROOM],
+            start: HEADROOM,
+            end: HEADROOM + len,
+        }
     }
 
     /// A packet that holds a copy of `bytes`.

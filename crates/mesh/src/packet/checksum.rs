@@ -49,13 +49,17 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_1071() {
-        let sum = Checksum::default().with(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).finish();
+        let sum = Checksum::default()
+            .with(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])
+            .finish();
         assert_eq!(sum, !0xddf2);
     }
 
     #[test]
     fn a_header_with_its_checksum_sums_to_zero() {
-        let header = [0x45, 0, 0, 0x35, 0, 0, 0, 0, 0x40, 0x63, 0, 0, 100, 64, 0, 1, 100, 64, 0, 2];
+        let header = [
+            0x45, 0, 0, 0x35, 0, 0, 0, 0, 0x40, 0x63, 0, 0, 100, 64, 0, 1, 100, 64, 0, 2,
+        ];
         let sum = Checksum::default().with(&header).finish();
         let mut whole = header;
         whole[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -142,7 +142,10 @@ impl<'a> IpPacket<'a> {
     #[must_use]
     pub fn echo_reply(&self) -> Option<EchoReply> {
         match self.transport {
-            Transport::EchoReply { id, sequence } => Some(EchoReply { identifier: id, sequence }),
+            Transport::EchoReply { id, sequence } => Some(EchoReply {
+                identifier: id,
+                sequence,
+            }),
             Transport::Tcp { .. }
             | Transport::Ports { .. }
             | Transport::EchoRequest { .. }
@@ -160,7 +163,10 @@ impl<'a> IpPacket<'a> {
         }
         let packet = bytes.get(..total).ok_or(MalformedPacket)?;
         let flags = word(packet, 6)?;
-        let fragment = Fragment { offset: usize::from(flags & 0x1fff) * 8, more: flags & 0x2000 != 0 };
+        let fragment = Fragment {
+            offset: usize::from(flags & 0x1fff) * 8,
+            more: flags & 0x2000 != 0,
+        };
         let src = IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 12)?));
         let dst = IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 16)?));
         let payload = packet.get(header_len..).ok_or(MalformedPacket)?;
@@ -169,7 +175,9 @@ impl<'a> IpPacket<'a> {
 
     fn parse_v6(bytes: &'a [u8]) -> Result<Option<Self>, MalformedPacket> {
         let len = usize::from(word(bytes, 4)?);
-        let packet = bytes.get(..len.checked_add(40).ok_or(MalformedPacket)?).ok_or(MalformedPacket)?;
+        let packet = bytes
+            .get(..len.checked_add(40).ok_or(MalformedPacket)?)
+            .ok_or(MalformedPacket)?;
         let src = Ipv6Addr::from(array::<16>(packet, 8)?);
         let dst = Ipv6Addr::from(array::<16>(packet, 24)?);
         // An IPv4 address in IPv6 clothes would slip past rules for IPv4.
@@ -185,7 +193,10 @@ impl<'a> IpPacket<'a> {
                 0 | 43 | 60 => (usize::from(*payload.get(1).ok_or(MalformedPacket)?) + 1) * 8,
                 44 => {
                     let flags = word(payload, 2)?;
-                    fragment = Fragment { offset: usize::from(flags & 0xfff8), more: flags & 1 != 0 };
+                    fragment = Fragment {
+                        offset: usize::from(flags & 0xfff8),
+                        more: flags & 1 != 0,
+                    };
                     8
                 }
                 _ => return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, &fragment),
@@ -215,7 +226,13 @@ impl<'a> IpPacket<'a> {
             let _ = fragment.more;
             transport(protocol, payload)?
         };
-        Ok(Some(Self { src, dst, protocol, transport, payload }))
+        Ok(Some(Self {
+            src,
+            dst,
+            protocol,
+            transport,
+            payload,
+        }))
     }
 }
 
@@ -233,15 +250,25 @@ fn transport(protocol: u8, payload: &[u8]) -> Result<Transport<'_>, MalformedPac
     match protocol {
         TCP => {
             let header = payload.get(..20).ok_or(MalformedPacket)?;
-            Ok(Transport::Tcp { src: word(header, 0)?, dst: word(header, 2)?, opens: header[13] & 0x12 == 0x02 })
+            Ok(Transport::Tcp {
+                src: word(header, 0)?,
+                dst: word(header, 2)?,
+                opens: header[13] & 0x12 == 0x02,
+            })
         }
         UDP => {
             let header = payload.get(..8).ok_or(MalformedPacket)?;
-            Ok(Transport::Ports { src: word(header, 0)?, dst: word(header, 2)? })
+            Ok(Transport::Ports {
+                src: word(header, 0)?,
+                dst: word(header, 2)?,
+            })
         }
         SCTP => {
             let header = payload.get(..12).ok_or(MalformedPacket)?;
-            Ok(Transport::Ports { src: word(header, 0)?, dst: word(header, 2)? })
+            Ok(Transport::Ports {
+                src: word(header, 0)?,
+                dst: word(header, 2)?,
+            })
         }
         ICMP | ICMPV6 => {
             let header = payload.get(..8).ok_or(MalformedPacket)?;
@@ -292,7 +319,9 @@ pub fn encode_echo_request(src: IpAddr, dst: IpAddr, id: u16, sequence: u16, pay
     let sum = if src.is_ipv4() {
         Checksum::default().with(&message)
     } else {
-        Checksum::default().with_pseudo_header(src, dst, protocol, message.len()).with(&message)
+        Checksum::default()
+            .with_pseudo_header(src, dst, protocol, message.len())
+            .with(&message)
     };
     message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
     encode_ip(src, dst, protocol, &message)
@@ -330,7 +359,11 @@ fn word(bytes: &[u8], at: usize) -> Result<u16, MalformedPacket> {
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], MalformedPacket> {
-    bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()).copied().ok_or(MalformedPacket)
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk::<N>())
+        .copied()
+        .ok_or(MalformedPacket)
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! (the engine seals and sends them) and the [`Route`] that data takes. Limits of S-16 hold here.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::candidate::{Candidate, Origin, clearly_better};
+
+mod probing;
 
 pub(crate) type TxId = [u8; 12];
 
@@ -81,8 +83,14 @@ pub(crate) enum PathAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Relay,
-    Direct { best: SocketAddr },
-    Suspect { best: SocketAddr, misses: u32, next_probe: Instant },
+    Direct {
+        best: SocketAddr,
+    },
+    Suspect {
+        best: SocketAddr,
+        misses: u32,
+        next_probe: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -156,7 +164,11 @@ impl PathAgent {
 
     /// A few addresses worth a handshake message besides the relay, best guesses first.
     pub(crate) fn likely(&self) -> Vec<SocketAddr> {
-        let mut all: Vec<_> = self.candidates.iter().map(|(addr, known)| (known.last_pong.is_none(), *addr)).collect();
+        let mut all: Vec<_> = self
+            .candidates
+            .iter()
+            .map(|(addr, known)| (known.last_pong.is_none(), *addr))
+            .collect();
         all.sort();
         all.into_iter().take(4).map(|(_, addr)| addr).collect()
     }
@@ -169,10 +181,12 @@ impl PathAgent {
     /// The addresses the coordinator knows now.
     pub(crate) fn set_netmap_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
         let best = self.best();
-        self.candidates.retain(|addr, known| {
-            known.origin != Origin::Netmap || Some(*addr) == best || endpoints.contains(addr)
-        });
-        let fresh = endpoints.iter().filter(|addr| self.add_candidate(**addr, Origin::Netmap, now)).count();
+        self.candidates
+            .retain(|addr, known| known.origin != Origin::Netmap || Some(*addr) == best || endpoints.contains(addr));
+        let fresh = endpoints
+            .iter()
+            .filter(|addr| self.add_candidate(**addr, Origin::Netmap, now))
+            .count();
         if fresh > 0 && self.active(now) && matches!(self.state, State::Relay) {
             self.start_discovery(now);
         }
@@ -232,7 +246,10 @@ impl PathAgent {
                 }
             }
             State::Direct { .. } => {
-                if self.last_proof.is_none_or(|proof| now.saturating_duration_since(proof) > PROOF_LIFETIME) {
+                if self
+                    .last_proof
+                    .is_none_or(|proof| now.saturating_duration_since(proof) > PROOF_LIFETIME)
+                {
                     self.suspect(now);
                 } else if !was_active || self.next_heartbeat.is_none() {
                     self.next_heartbeat = Some(now);
@@ -291,16 +308,23 @@ impl PathAgent {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.probes.retain(|_, probe| now.saturating_duration_since(probe.sent) < PROBE_LIFETIME);
+        self.probes
+            .retain(|_, probe| now.saturating_duration_since(probe.sent) < PROBE_LIFETIME);
         let best = self.best();
         self.candidates.retain(|addr, known| {
-            let stale = known.last_heard.is_none_or(|heard| now.saturating_duration_since(heard) > HEARD_LIFETIME);
+            let stale = known
+                .last_heard
+                .is_none_or(|heard| now.saturating_duration_since(heard) > HEARD_LIFETIME);
             known.origin != Origin::Heard || Some(*addr) == best || !stale
         });
         match self.state {
             State::Relay => self.run_discovery(now),
             State::Direct { best } => self.run_direct(best, now),
-            State::Suspect { best, misses, next_probe } if now >= next_probe => {
+            State::Suspect {
+                best,
+                misses,
+                next_probe,
+            } if now >= next_probe => {
                 self.run_suspect(best, misses, now);
             }
             State::Suspect { .. } => {}
@@ -313,18 +337,23 @@ impl PathAgent {
             State::Relay => self.discovery.map(|(at, _)| at),
             State::Direct { best } => {
                 let owed = self.answer_deadline(best);
-                [self.next_heartbeat, self.next_upgrade, owed].into_iter().flatten().min()
+                [self.next_heartbeat, self.next_upgrade, owed]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
             State::Suspect { next_probe, .. } => Some(next_probe),
         }
     }
 
     fn active(&self, now: Instant) -> bool {
-        self.last_sent.is_some_and(|sent| now.saturating_duration_since(sent) < ACTIVE_FOR)
+        self.last_sent
+            .is_some_and(|sent| now.saturating_duration_since(sent) < ACTIVE_FOR)
     }
 
     fn busy(&self, now: Instant) -> bool {
-        self.last_sent.is_some_and(|sent| now.saturating_duration_since(sent) < BUSY_FOR)
+        self.last_sent
+            .is_some_and(|sent| now.saturating_duration_since(sent) < BUSY_FOR)
     }
 
     fn prove(&mut self, now: Instant) {
@@ -348,7 +377,11 @@ impl PathAgent {
         }
         self.ping_all(now, PING_GAP);
         self.call(now);
-        let step = DISCOVERY_PAUSES.get(round).or(DISCOVERY_PAUSES.last()).copied().unwrap_or(DISCOVERY_IDLE);
+        let step = DISCOVERY_PAUSES
+            .get(round)
+            .or(DISCOVERY_PAUSES.last())
+            .copied()
+            .unwrap_or(DISCOVERY_IDLE);
         let pause = if self.busy(now) { step } else { step.max(DISCOVERY_IDLE) };
         self.discovery = Some((now + pause, round + 1));
     }
@@ -379,15 +412,27 @@ impl PathAgent {
     fn answer_deadline(&self, best: SocketAddr) -> Option<Instant> {
         let patience = self.rtt().map_or(SUSPECT_AFTER, |rtt| (rtt * 3).max(SUSPECT_AFTER));
         let after_proof = |sent: Instant| self.last_proof.is_none_or(|proof| proof < sent);
-        let ping = self.probes.values().filter(|probe| probe.to == best && after_proof(probe.sent)).map(|p| p.sent).min();
+        let ping = self
+            .probes
+            .values()
+            .filter(|probe| probe.to == best && after_proof(probe.sent))
+            .map(|p| p.sent)
+            .min();
         // One-way streams answer nothing for long: only silence while a heartbeat is out counts.
-        let data = self.unanswered_since.filter(|_| ping.is_some()).map(|since| since + SILENCE_LIMIT);
+        let data = self
+            .unanswered_since
+            .filter(|_| ping.is_some())
+            .map(|since| since + SILENCE_LIMIT);
         [ping.map(|sent| sent + patience), data].into_iter().flatten().min()
     }
 
     fn suspect(&mut self, now: Instant) {
         if let Some(best) = self.best() {
-            self.state = State::Suspect { best, misses: 0, next_probe: now };
+            self.state = State::Suspect {
+                best,
+                misses: 0,
+                next_probe: now,
+            };
             self.call(now);
             self.run_suspect(best, 0, now);
         }
@@ -395,7 +440,9 @@ impl PathAgent {
 
     fn run_suspect(&mut self, best: SocketAddr, misses: u32, now: Instant) {
         if misses > SUSPECT_MISSES {
-            self.candidates.remove(&best).map(|old| self.candidates.insert(best, Candidate::new(old.origin)));
+            self.candidates
+                .remove(&best)
+                .map(|old| self.candidates.insert(best, Candidate::new(old.origin)));
             self.state = State::Relay;
             self.next_heartbeat = None;
             self.next_upgrade = None;
@@ -405,11 +452,20 @@ impl PathAgent {
         }
         self.force_ping(best, now);
         self.ping_all(now, PING_GAP);
-        self.state = State::Suspect { best, misses: misses + 1, next_probe: now + SUSPECT_PROBE_GAP };
+        self.state = State::Suspect {
+            best,
+            misses: misses + 1,
+            next_probe: now + SUSPECT_PROBE_GAP,
+        };
     }
 
     fn consider(&mut self, other: SocketAddr, best: SocketAddr, now: Instant) {
-        let rtt = |addr| self.candidates.get(&addr).filter(|known| known.proven_twice()).and_then(Candidate::rtt);
+        let rtt = |addr| {
+            self.candidates
+                .get(&addr)
+                .filter(|known| known.proven_twice())
+                .and_then(Candidate::rtt)
+        };
         match (rtt(other), self.rtt()) {
             (Some(other_rtt), Some(best_rtt)) if clearly_better((other, other_rtt), (best, best_rtt)) => {
                 self.prove(now);
@@ -438,89 +494,6 @@ impl PathAgent {
         let pause = if self.busy(now) { HEARTBEAT_BUSY } else { HEARTBEAT_CALM };
         self.next_heartbeat = self.active(now).then(|| now + pause);
     }
-
-    fn ping_all(&mut self, now: Instant, gap: Duration) {
-        let all: Vec<_> = self.candidates.keys().copied().collect();
-        for addr in all {
-            self.ping(addr, now, gap);
-        }
-    }
-
-    fn ping(&mut self, to: SocketAddr, now: Instant, gap: Duration) {
-        let due = self.candidates.get(&to).is_some_and(|known| {
-            known.last_ping.is_none_or(|last| now.saturating_duration_since(last) >= gap)
-        });
-        if due {
-            self.force_ping(to, now);
-        }
-    }
-
-    fn force_ping(&mut self, to: SocketAddr, now: Instant) {
-        if self.probes.len() >= MAX_PROBES || !self.within_budget(now) {
-            return;
-        }
-        if let Some(known) = self.candidates.get_mut(&to) {
-            known.last_ping = Some(now);
-        }
-        let tx = (self.new_tx)();
-        self.probes.insert(tx, Probe { to, sent: now });
-        self.actions.push_back(PathAction::Ping { to, tx });
-    }
-
-    fn within_budget(&mut self, now: Instant) -> bool {
-        let second = Duration::from_secs(1);
-        let (start, sent) = match self.ping_window {
-            Some((start, sent)) if now.saturating_duration_since(start) < second => (start, sent),
-            Some(_) | None => (now, 0),
-        };
-        self.ping_window = Some((start, sent + 1));
-        sent < MAX_PINGS_PER_SECOND
-    }
-
-    fn call(&mut self, now: Instant) {
-        // The ladder's early rounds are allowed: a lost call is what they are for.
-        let early = self.discovery.is_some_and(|(_, round)| round < 3);
-        let gap = if early { PING_GAP } else { CALL_GAP };
-        if self.last_call.is_none_or(|last| now.saturating_duration_since(last) >= gap) {
-            self.last_call = Some(now);
-            self.actions.push_back(PathAction::CallMeMaybe);
-        }
-    }
-
-    /// Notes an address; true when it is new.
-    fn add_candidate(&mut self, addr: SocketAddr, origin: Origin, now: Instant) -> bool {
-        if !usable(addr) {
-            return false;
-        }
-        if let Some(known) = self.candidates.get_mut(&addr) {
-            known.origin = known.origin.min(origin);
-            known.last_heard = Some(now);
-            return false;
-        }
-        if self.candidates.len() >= MAX_CANDIDATES {
-            let best = self.best();
-            let oldest = self
-                .candidates
-                .iter()
-                .filter(|(known, _)| Some(**known) != best)
-                .max_by_key(|(_, known)| (known.origin, std::cmp::Reverse(known.last_heard)))
-                .map(|(addr, _)| *addr);
-            let Some(oldest) = oldest else { return false };
-            self.candidates.remove(&oldest);
-        }
-        let mut known = Candidate::new(origin);
-        known.last_heard = Some(now);
-        self.candidates.insert(addr, known);
-        true
-    }
-}
-
-fn usable(addr: SocketAddr) -> bool {
-    let ip_ok = match addr.ip() {
-        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
-        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
-    };
-    ip_ok && addr.port() != 0
 }
 
 #[cfg(test)]

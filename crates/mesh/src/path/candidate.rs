@@ -30,7 +30,13 @@ const GAIN_LEAST: Duration = Duration::from_millis(2);
 
 impl Candidate {
     pub(crate) fn new(origin: Origin) -> Self {
-        Self { origin, last_ping: None, last_pong: None, last_heard: None, rtts: [None; 2] }
+        Self {
+            origin,
+            last_ping: None,
+            last_pong: None,
+            last_heard: None,
+            rtts: [None; 2],
+        }
     }
 
     /// Notes a pong.

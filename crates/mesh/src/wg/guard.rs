@@ -46,7 +46,10 @@ struct Bucket {
 impl HandshakeGuard {
     /// A guard for the node with this public key.
     pub(crate) fn new(public: &PublicKey) -> Self {
-        Self { limiter: RateLimiter::new(public, CALM_RATE), sources: HashMap::new() }
+        Self {
+            limiter: RateLimiter::new(public, CALM_RATE),
+            sources: HashMap::new(),
+        }
     }
 
     /// Judges a datagram of type 1 or 2 that came from `source`.
@@ -58,18 +61,26 @@ impl HandshakeGuard {
             Err(TunnResult::WriteToNetwork(cookie)) => return Admission::Cookie(cookie.to_vec()),
             Err(_) => return Admission::Refuse,
         }
-        if self.take_token(source, now) { Admission::Admit } else { Admission::Refuse }
+        if self.take_token(source, now) {
+            Admission::Admit
+        } else {
+            Admission::Refuse
+        }
     }
 
     fn take_token(&mut self, source: IpAddr, now: Instant) -> bool {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             let full_after = Duration::from_secs_f64(SOURCE_BURST / SOURCE_RATE);
-            self.sources.retain(|_, bucket| now.saturating_duration_since(bucket.filled) < full_after);
+            self.sources
+                .retain(|_, bucket| now.saturating_duration_since(bucket.filled) < full_after);
             if self.sources.len() >= MAX_SOURCES {
                 return false;
             }
         }
-        let bucket = self.sources.entry(source).or_insert(Bucket { tokens: SOURCE_BURST, filled: now });
+        let bucket = self.sources.entry(source).or_insert(Bucket {
+            tokens: SOURCE_BURST,
+            filled: now,
+        });
         let gained = now.saturating_duration_since(bucket.filled).as_secs_f64() * SOURCE_RATE;
         bucket.tokens = (bucket.tokens + gained).min(SOURCE_BURST);
         bucket.filled = now;

@@ -167,14 +167,20 @@ impl Tunnel {
             TunnResult::Err(_) => return Err(Unopened),
         };
         packet.truncate(len);
-        Ok(if reply { Opened::Reply(packet.to_vec()) } else { Opened::Packet(packet) })
+        Ok(if reply {
+            Opened::Reply(packet.to_vec())
+        } else {
+            Opened::Packet(packet)
+        })
     }
 
     /// Gives boringtun its time and sends what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
         self.tick(now, out);
         let due = self.handshake.as_ref().is_some_and(|handshake| {
-            RETRY_LADDER.get(handshake.step).is_some_and(|age| now >= handshake.started + *age)
+            RETRY_LADDER
+                .get(handshake.step)
+                .is_some_and(|age| now >= handshake.started + *age)
         });
         if due && !self.staged.is_empty() {
             if let Some(handshake) = &mut self.handshake {
@@ -196,7 +202,10 @@ impl Tunnel {
     }
 
     fn refresh(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
-        if self.last_tick.is_none_or(|last| now.saturating_duration_since(last) >= TICK_BUSY) {
+        if self
+            .last_tick
+            .is_none_or(|last| now.saturating_duration_since(last) >= TICK_BUSY)
+        {
             self.tick(now, out);
         }
     }
@@ -234,6 +243,9 @@ impl Tunnel {
 
 impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tunnel").field("index", &self.index).field("staged", &self.staged.len()).finish_non_exhaustive()
+        f.debug_struct("Tunnel")
+            .field("index", &self.index)
+            .field("staged", &self.staged.len())
+            .finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Driver;
 use crate::event::MeshEvent;
 use crate::io::resolve;
-use crate::mesh::Snapshot;
+use crate::snapshot::Snapshot;
 use crate::status::ControlStatus;
 
 impl Driver {
@@ -47,11 +47,10 @@ impl Driver {
             self.publish_reach(now);
         }
         let own = self.engine.own_ips().to_vec();
-        if update.delta.full || update.delta.self_node || !update.delta.upserted.is_empty() {
-            if let Err(error) = self.device.configure(&own, &update.map).await {
-                let reason = format!("the device cannot be configured: {error}");
-                self.tell(MeshEvent::NeedsAttention { reason });
-            }
+        let moved = update.delta.full || update.delta.self_node || !update.delta.upserted.is_empty();
+        if moved && let Err(error) = self.device.configure(&own, &update.map).await {
+            let reason = format!("the device cannot be configured: {error}");
+            self.tell(MeshEvent::NeedsAttention { reason });
         }
         self.publish_snapshot(Some(update.cached));
         tracing::debug!(peers = update.map.peers.len(), cached = update.cached, took = ?started.elapsed(), "netmap applied");
@@ -74,13 +73,19 @@ impl Driver {
             }
             ControlState::Registered => None,
             ControlState::Connected => {
-                *status = ControlStatus { state: "connected".to_owned(), ..ControlStatus::default() };
+                *status = ControlStatus {
+                    state: "connected".to_owned(),
+                    ..ControlStatus::default()
+                };
                 Some(MeshEvent::ControlConnected)
             }
             ControlState::Disconnected { error, retry_in } => {
                 status.state = "disconnected".to_owned();
                 status.error = Some(error.to_string());
-                Some(MeshEvent::ControlDisconnected { reason: error.to_string(), retry_in })
+                Some(MeshEvent::ControlDisconnected {
+                    reason: error.to_string(),
+                    retry_in,
+                })
             }
             ControlState::Stopped { error } => {
                 status.state = "stopped".to_owned();
@@ -90,8 +95,13 @@ impl Driver {
                 Some(MeshEvent::NeedsAttention { reason })
             }
             ControlState::LoggedOut => {
-                *status = ControlStatus { state: "logged-out".to_owned(), ..ControlStatus::default() };
-                Some(MeshEvent::NeedsAttention { reason: "this node was logged out".to_owned() })
+                *status = ControlStatus {
+                    state: "logged-out".to_owned(),
+                    ..ControlStatus::default()
+                };
+                Some(MeshEvent::NeedsAttention {
+                    reason: "this node was logged out".to_owned(),
+                })
             }
             other => {
                 tracing::debug!(state = ?other, "a state of a later control client");

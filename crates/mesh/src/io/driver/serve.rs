@@ -12,9 +12,22 @@ impl Driver {
             Command::Status(answer) => {
                 let _ = answer.send(self.status(now));
             }
-            Command::Ping { name, to, timeout, answer } => match self.engine.ping(to, timeout, now) {
+            Command::Ping {
+                name,
+                to,
+                timeout,
+                answer,
+            } => match self.engine.ping(to, timeout, now) {
                 Some(seq) => {
-                    self.state.pings.insert(seq, WaitingPing { name, to, waited: timeout, answer });
+                    self.state.pings.insert(
+                        seq,
+                        WaitingPing {
+                            name,
+                            to,
+                            waited: timeout,
+                            answer,
+                        },
+                    );
                 }
                 None => {
                     let _ = answer.send(Err(PingError::NoSuchPeer(name)));

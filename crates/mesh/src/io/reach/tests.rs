@@ -31,11 +31,17 @@ fn region(id: u16) -> (RegionId, Arc<DerpRegion>) {
 }
 
 fn map(ids: &[u16]) -> Arc<DerpMap> {
-    Arc::new(DerpMap { regions: ids.iter().map(|id| region(*id)).collect(), ..DerpMap::default() })
+    Arc::new(DerpMap {
+        regions: ids.iter().map(|id| region(*id)).collect(),
+        ..DerpMap::default()
+    })
 }
 
 fn server(id: u8) -> StunServer {
-    StunServer { region: RegionId(id.into()), addr: (Ipv4Addr::new(192, 0, 2, id), 3478).into() }
+    StunServer {
+        region: RegionId(id.into()),
+        addr: (Ipv4Addr::new(192, 0, 2, id), 3478).into(),
+    }
 }
 
 fn answer(request: &[u8], mapped: &str) -> Vec<u8> {
@@ -62,12 +68,20 @@ fn the_last_home_is_kept_until_another_is_clearly_faster() {
     assert_eq!(requests.len(), 2);
     for (to, request) in requests {
         let millis = if to.ip() == server(1).addr.ip() { 10 } else { 90 };
-        assert!(reach.handle_response(&answer(&request, "203.0.113.5:4000"), now + Duration::from_millis(millis)) || millis == 90);
+        assert!(
+            reach.handle_response(
+                &answer(&request, "203.0.113.5:4000"),
+                now + Duration::from_millis(millis)
+            ) || millis == 90
+        );
     }
     let later = now + Duration::from_millis(100);
     reach.poll_requests(|| true, later);
     assert_eq!(reach.home(), Some(RegionId(1)));
-    assert_eq!(reach.endpoints()[0], ("203.0.113.5:4000".parse().unwrap(), EndpointKind::Stun));
+    assert_eq!(
+        reach.endpoints()[0],
+        ("203.0.113.5:4000".parse().unwrap(), EndpointKind::Stun)
+    );
 }
 
 #[test]

@@ -210,7 +210,9 @@ fn candidates_are_bounded() {
     let mut story = Story::new(&[ADDR]);
     story.go_direct();
     for port in 1..2_000u16 {
-        story.agent.handle_ping(SocketAddr::from(([198, 51, 100, 1], port)), story.now);
+        story
+            .agent
+            .handle_ping(SocketAddr::from(([198, 51, 100, 1], port)), story.now);
     }
     assert!(story.agent.candidates.len() <= MAX_CANDIDATES);
     assert_eq!(story.agent.best(), Some(addr()), "the path in use is never pushed out");
@@ -219,7 +221,13 @@ fn candidates_are_bounded() {
 
 #[test]
 fn useless_addresses_are_not_pinged() {
-    let mut story = Story::new(&["0.0.0.0:1", "224.0.0.1:5", "[fe80::1]:5", "203.0.113.1:0", "[ff02::1]:4"]);
+    let mut story = Story::new(&[
+        "0.0.0.0:1",
+        "224.0.0.1:5",
+        "[fe80::1]:5",
+        "203.0.113.1:0",
+        "[ff02::1]:4",
+    ]);
     story.agent.handle_sent(story.now);
     assert!(story.pings().is_empty());
 }
@@ -229,7 +237,9 @@ fn pings_to_one_peer_are_bounded_in_a_second() {
     let mut story = Story::new(&[]);
     let mut sent = 0;
     for port in 1..500u16 {
-        story.agent.handle_ping(SocketAddr::from(([198, 51, 100, 1], port)), story.now);
+        story
+            .agent
+            .handle_ping(SocketAddr::from(([198, 51, 100, 1], port)), story.now);
         sent += story.pings().len();
     }
     assert_eq!(sent, 64);
