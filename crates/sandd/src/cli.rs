@@ -3,16 +3,22 @@
 //! Each command parses into a struct of its own, runs on a runtime of its own and ends in an exit code or in one line on
 //! stderr. `sandd --server-url ...` without a command is the original's daemon and means `sandd daemon ...`.
 
+mod auth_key;
 mod controller;
+mod coordinator;
 mod daemon;
 mod daemons;
+mod embedded;
 mod error;
 mod exec;
 mod flags;
+mod join;
 mod log;
+mod node;
 mod output;
 mod signals;
 mod state;
+mod up;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,12 +51,29 @@ enum Command {
     Exec(exec::ExecArgs),
     /// List the daemons that are connected
     Daemons(daemons::DaemonsArgs),
+    /// Run a bare mesh node
+    Up(up::UpArgs),
+    /// Show the running mesh node, its peers and their paths
+    Status(node::StatusArgs),
+    /// Print the mesh addresses of the running node
+    Ip(node::IpArgs),
+    /// Ping a peer through the mesh and say which way the answer came
+    Ping(node::PingArgs),
+    /// Measure what the network lets through
+    Netcheck(node::NetcheckArgs),
+    /// Leave the mesh for good
+    Logout(node::LogoutArgs),
+    /// Run a small coordinator, or give orders to the one that runs
+    Coordinator(Box<coordinator::CoordinatorArgs>),
 }
 
 /// Runs the program with these arguments, the first being its name.
 #[must_use]
 pub fn run(mut arguments: Vec<OsString>) -> ExitCode {
     install_panic_hook();
+    if let Err(error) = auth_key::hide(&arguments) {
+        return error.report();
+    }
     let flat = is_flat_form(&arguments);
     if flat {
         let at = arguments.len().min(1);
@@ -67,23 +90,30 @@ pub fn run(mut arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
+    let stays = match &cli.command {
+        Command::Daemon(_) | Command::Controller(_) | Command::Up(_) => true,
+        Command::Coordinator(args) => args.serves(),
+        Command::Exec(_)
+        | Command::Daemons(_)
+        | Command::Status(_)
+        | Command::Ip(_)
+        | Command::Ping(_)
+        | Command::Netcheck(_)
+        | Command::Logout(_) => false,
+    };
+    log::init(cli.log_format, if stays { "info" } else { "warn" });
     match cli.command {
-        Command::Daemon(args) => {
-            log::init(cli.log_format, "info");
-            args.run(flat)
-        }
-        Command::Controller(args) => {
-            log::init(cli.log_format, "info");
-            args.run()
-        }
-        Command::Exec(args) => {
-            log::init(cli.log_format, "warn");
-            args.run()
-        }
-        Command::Daemons(args) => {
-            log::init(cli.log_format, "warn");
-            args.run()
-        }
+        Command::Daemon(args) => args.run(flat),
+        Command::Controller(args) => args.run(),
+        Command::Exec(args) => args.run(),
+        Command::Daemons(args) => args.run(),
+        Command::Up(args) => args.run(),
+        Command::Status(args) => args.run(),
+        Command::Ip(args) => args.run(),
+        Command::Ping(args) => args.run(),
+        Command::Netcheck(args) => args.run(),
+        Command::Logout(args) => args.run(),
+        Command::Coordinator(args) => args.run(),
     }
 }
 

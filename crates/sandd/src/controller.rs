@@ -8,6 +8,7 @@ mod connection;
 pub mod exec;
 pub mod identity;
 mod limits;
+pub mod members;
 mod pending;
 pub mod registry;
 mod state;

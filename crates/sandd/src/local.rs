@@ -20,6 +20,9 @@ use crate::controller::{CommandOutput, CommandRequest, DaemonInfo, ExecError};
 /// File name of the controller's socket.
 pub const CONTROLLER_SOCKET: &str = "controller.sock";
 
+/// File name of a coordinator's socket.
+pub const COORDINATOR_SOCKET: &str = "coordinator.sock";
+
 /// File name of the socket of any mesh node.
 pub const NODE_SOCKET: &str = "node.sock";
 
@@ -56,6 +59,64 @@ pub enum Request {
     Netcheck,
     /// At a node: leave the mesh for good.
     Logout,
+    /// At a coordinator.
+    Coordinator {
+        /// What is to be done there.
+        order: CoordinatorOrder,
+    },
+}
+
+/// What a coordinator may be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CoordinatorOrder {
+    /// Make a pre-auth key; the answer holds its text.
+    CreateKey {
+        /// For more than one node.
+        reusable: bool,
+        /// Its nodes are forgotten when they go.
+        ephemeral: bool,
+        /// How long it can be used; none = until revoked.
+        expiry: Option<Duration>,
+        /// Owner of its nodes.
+        user: Option<String>,
+        /// Tags of its nodes.
+        tags: Vec<String>,
+    },
+    /// The keys, without their secrets.
+    Keys,
+    /// Make a key useless.
+    RevokeKey {
+        /// Its number.
+        id: i64,
+    },
+    /// The nodes.
+    Nodes,
+    /// Forget a node.
+    RemoveNode {
+        /// Its number.
+        id: i64,
+    },
+    /// End a node's key.
+    ExpireNode {
+        /// Its number.
+        id: i64,
+    },
+    /// Logins that wait for a person.
+    Logins,
+    /// Let one in.
+    Approve {
+        /// Its id or its URL.
+        login: String,
+        /// Owner of the node.
+        user: String,
+    },
+    /// Turn one away.
+    Reject {
+        /// Its id or its URL.
+        login: String,
+    },
 }
 
 /// What is answered.

@@ -5,6 +5,7 @@
 
 pub mod direct;
 pub mod server_url;
+pub mod tunnel;
 pub mod websocket;
 
 use std::net::SocketAddr;
@@ -37,6 +38,20 @@ pub enum TransportError {
         to: String,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// No TCP connection over the mesh.
+    #[error("cannot connect to {to} over the mesh: {source}")]
+    Mesh {
+        /// Host and port.
+        to: String,
+        /// What the mesh said.
+        source: sandd_mesh::ConnectError,
+    },
+    /// The mesh address cannot be listened on.
+    #[error("{source}")]
+    MeshListen {
+        /// What the mesh said.
+        source: sandd_mesh::ListenError,
     },
     /// TCP is there, TLS is not.
     #[error("TLS with {to} failed: {source}")]
@@ -86,6 +101,8 @@ pub enum TransportError {
 pub enum Transport {
     /// The host's own network.
     Direct(DirectDialer),
+    /// Through the mesh.
+    Tunnel(tunnel::MeshDialer),
 }
 
 impl Transport {
@@ -96,6 +113,7 @@ impl Transport {
     pub async fn dial(&self, url: &ServerUrl) -> Result<ByteStream, TransportError> {
         match self {
             Self::Direct(dialer) => dialer.dial(url).await,
+            Self::Tunnel(dialer) => dialer.dial(url).await,
         }
     }
 }
@@ -106,6 +124,8 @@ impl Transport {
 pub enum Listener {
     /// The host's own network, with or without TLS.
     Direct(direct::DirectListener),
+    /// The mesh addresses of a node.
+    Tunnel(tunnel::MeshListener),
 }
 
 impl Listener {
@@ -116,6 +136,10 @@ impl Listener {
     pub async fn accept(&self) -> std::io::Result<(Accepted, SocketAddr)> {
         match self {
             Self::Direct(listener) => listener.accept().await,
+            Self::Tunnel(listener) => {
+                let (stream, from) = listener.accept().await?;
+                Ok((Accepted::Tunnel(stream), from))
+            }
         }
     }
 
@@ -124,6 +148,7 @@ impl Listener {
     pub fn local_addr(&self) -> SocketAddr {
         match self {
             Self::Direct(listener) => listener.local_addr(),
+            Self::Tunnel(listener) => listener.local_addr(),
         }
     }
 }
@@ -134,6 +159,8 @@ impl Listener {
 pub enum Accepted {
     /// The host's own network.
     Direct(direct::DirectAccepted),
+    /// The mesh, which is encrypted already.
+    Tunnel(ByteStream),
 }
 
 impl Accepted {
@@ -144,6 +171,7 @@ impl Accepted {
     pub async fn secure(self) -> std::io::Result<ByteStream> {
         match self {
             Self::Direct(accepted) => accepted.secure().await,
+            Self::Tunnel(stream) => Ok(stream),
         }
     }
 }

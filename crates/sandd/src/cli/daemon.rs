@@ -1,7 +1,6 @@
 //! `sandd daemon`, and the original's flags without a command (spec §8.1).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,11 +8,13 @@ use clap::Args;
 use tracing::warn;
 
 use super::error::CliError;
+use super::join::{self, Login, TunnelArgs};
 use super::signals::StopSignals;
 use super::state::{self, KeptId, Role};
 use super::{flags, runtime};
 use crate::daemon::{Daemon, DaemonConfig, reaper};
 use crate::escape::Escaped;
+use crate::transport::tunnel::MeshDialer;
 use crate::transport::{DirectDialer, ServerUrl, Transport};
 use crate::wire::ids::DaemonId;
 
@@ -41,34 +42,69 @@ pub(super) struct DaemonArgs {
     /// Time that commands go on after the controller was lost
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     keep_after_loss: u64,
-    /// Certificates to trust besides the system's, for wss:// and https://
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// Where the id is kept
-    #[arg(long, value_name = "DIR")]
-    tunnel_state_dir: Option<PathBuf>,
+    /// Join the mesh first and dial through it
+    #[arg(long)]
+    tunnel: bool,
+    #[command(flatten)]
+    join: TunnelArgs,
 }
 
 impl DaemonArgs {
     /// Runs the daemon until it is told to stop.
     pub(super) fn run(self, flat: bool) -> Result<ExitCode, CliError> {
         let labels = self.labels(flat)?;
-        let kept = self.id()?;
-        let dialer = DirectDialer::new(self.ca_file.as_deref())?;
-        let mut config = DaemonConfig::new(self.server_url, kept.id().clone(), Transport::Direct(dialer));
+        let key = if self.tunnel {
+            self.join.check()?;
+            self.join.key()?
+        } else {
+            None
+        };
+        let direct = DirectDialer::new(self.join.ca_file())?;
+        reaper::adopt_orphans();
+        runtime()?.block_on(async {
+            let mut stop = StopSignals::new()?;
+            let mut node = None;
+            let mut transport = Transport::Direct(direct.clone());
+            if self.tunnel {
+                let started = self
+                    .join
+                    .start(Role::Daemon, self.mesh_name().as_deref(), key, Login::ByKey)
+                    .await?;
+                let joined = tokio::select! {
+                    joined = started.joined() => joined.map(|()| true),
+                    () = stop.received() => Ok(false),
+                };
+                if !matches!(joined, Ok(true)) {
+                    started.shutdown().await;
+                    return joined.map(|_| ExitCode::SUCCESS);
+                }
+                transport = Transport::Tunnel(MeshDialer::new(started.mesh.clone(), direct));
+                node = Some(started);
+            }
+            let kept = self.id()?;
+            let daemon = Daemon::start(self.config(kept.id().clone(), labels, transport));
+            stop.received().await;
+            daemon.shutdown().await;
+            if let Some(node) = node {
+                node.shutdown().await;
+            }
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+
+    fn config(&self, id: DaemonId, labels: BTreeMap<String, String>, transport: Transport) -> DaemonConfig {
+        let mut config = DaemonConfig::new(self.server_url.clone(), id, transport);
         config.labels = labels;
         config.reconnect_ceiling = Duration::from_secs(self.reconnect_interval);
         config.heartbeat = Duration::from_secs(self.heartbeat_interval);
         config.max_commands = usize::from(self.max_commands);
         config.keep_after_loss = Duration::from_secs(self.keep_after_loss);
-        reaper::adopt_orphans();
-        runtime()?.block_on(async {
-            let mut stop = StopSignals::new()?;
-            let daemon = Daemon::start(config);
-            stop.received().await;
-            daemon.shutdown().await;
-            Ok(ExitCode::SUCCESS)
-        })
+        config
+    }
+
+    /// The daemon's id where it can be a host name: people look for it in the list of nodes.
+    fn mesh_name(&self) -> Option<String> {
+        self.daemon_id.as_ref().and_then(|id| join::hostname(id.as_str()).ok())
     }
 
     /// A word without `=` stops `sandd daemon`; scripts for the original rely on its being skipped (D44).
@@ -99,14 +135,14 @@ impl DaemonArgs {
         if let Some(id) = &self.daemon_id {
             return Ok(Id::Given(id.clone()));
         }
-        let given = self.tunnel_state_dir.as_deref();
+        let given = self.join.state_dir();
         let kept = state::directory(given, Role::Daemon).and_then(|directory| {
             state::ensure(&directory)?;
             Ok(state::kept_id(&directory)?)
         });
         match kept {
             Ok(kept) => Ok(Id::Kept(kept)),
-            Err(error) if given.is_some() => Err(error),
+            Err(error) if given.is_some() || self.tunnel => Err(error),
             Err(error) => {
                 let reason = error.message();
                 warn!(%reason, "the daemon gets a random id for this run; --daemon-id gives it one for good");

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::CliError;
-use crate::local::CONTROLLER_SOCKET;
+use crate::local::{CONTROLLER_SOCKET, NODE_SOCKET};
 use crate::wire::ids::DaemonId;
 
 /// What a process is; each has a folder of its own.
@@ -92,6 +92,11 @@ pub(super) fn controller_socket(socket: Option<&Path>, state_dir: Option<&Path>)
         Some(path) => Ok(path.to_path_buf()),
         None => Ok(directory(state_dir, Role::Controller)?.join(CONTROLLER_SOCKET)),
     }
+}
+
+/// Where the mesh node in a state directory answers.
+pub(super) fn node_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join(NODE_SOCKET)
 }
 
 /// A daemon id from the state directory; locked as long as this lives, so that two daemons never share one.

@@ -262,10 +262,7 @@ struct Attempt {
 impl Attempt {
     /// Enters the daemon into the registry, or says why not.
     async fn decide(self) -> Result<DaemonId, String> {
-        self.shared
-            .identity
-            .claim(&self.id, &self.identity)
-            .map_err(|error| error.to_string())?;
+        self.claim().await?;
         if let Some(holder) = self.live_holder()
             && lives(&holder).await
         {
@@ -301,6 +298,19 @@ impl Attempt {
         }
         info!(daemon = %Escaped(self.id.as_str()), from = %self.from, host = %Escaped(&summary), "daemon registered");
         Ok(self.id)
+    }
+
+    /// Bindings are written to disk, which may take its time.
+    async fn claim(&self) -> Result<(), String> {
+        let (rule, id, identity) = (
+            Arc::clone(&self.shared.identity),
+            self.id.clone(),
+            self.identity.clone(),
+        );
+        let claimed = tokio::task::spawn_blocking(move || rule.claim(&id, &identity)).await;
+        claimed
+            .map_err(|_| "the controller stops".to_owned())?
+            .map_err(|error| error.to_string())
     }
 
     /// The connection that has the id now and is not proven to be the same daemon.

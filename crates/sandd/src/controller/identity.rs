@@ -19,10 +19,12 @@ use crate::wire::ids::DaemonId;
 pub struct NodeIdentity {
     /// Its node key as text.
     pub key: String,
-    /// What the coordinator calls it for good, also when its key is rotated.
-    pub stable_id: String,
+    /// The coordinator's number for it, which stays when its key is rotated.
+    pub node_id: i64,
     /// Its name, for people.
     pub name: String,
+    /// One of its addresses, to find it by.
+    pub address: IpAddr,
 }
 
 /// Who is at the other end of a connection.
@@ -60,7 +62,7 @@ impl Identity {
     #[must_use]
     pub fn proves_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Node(a), Self::Node(b)) => a.key == b.key || a.stable_id == b.stable_id,
+            (Self::Node(a), Self::Node(b)) => a.key == b.key || a.node_id == b.node_id,
             (Self::Unproven { instance: Some(a) }, Self::Unproven { instance: Some(b) }) => secrets_match(a, b),
             (Self::Node(_) | Self::Unproven { .. }, Self::Node(_) | Self::Unproven { .. }) => false,
         }
@@ -160,7 +162,7 @@ impl Bindings {
             if bound == node {
                 return Ok(Claim::Known);
             }
-            let same = bound.key == node.key || bound.stable_id == node.stable_id;
+            let same = bound.key == node.key || bound.node_id == node.node_id;
             if !same && is_member(bound) {
                 return Err(ClaimRefused::BoundToOther {
                     name: bound.name.clone(),
@@ -242,11 +244,13 @@ impl<M: Members> IdentityRule for MeshMode<M> {
 mod tests {
     use super::*;
 
-    fn node(key: &str, stable: &str) -> NodeIdentity {
+    fn node(key: &str, node_id: i64) -> NodeIdentity {
+        let name = format!("node-{node_id}");
         NodeIdentity {
             key: key.into(),
-            stable_id: stable.into(),
-            name: format!("node-{stable}"),
+            node_id,
+            name,
+            address: [100, 64, 0, 2].into(),
         }
     }
 
@@ -257,20 +261,20 @@ mod tests {
     #[test]
     fn an_id_stays_with_its_node() {
         let mut bindings = Bindings::default();
-        assert_eq!(bindings.claim(&id("w"), &node("k1", "1"), |_| true), Ok(Claim::Bound));
-        assert_eq!(bindings.claim(&id("w"), &node("k1", "1"), |_| true), Ok(Claim::Known));
-        let refused = bindings.claim(&id("w"), &node("k2", "2"), |_| true);
+        assert_eq!(bindings.claim(&id("w"), &node("k1", 1), |_| true), Ok(Claim::Bound));
+        assert_eq!(bindings.claim(&id("w"), &node("k1", 1), |_| true), Ok(Claim::Known));
+        let refused = bindings.claim(&id("w"), &node("k2", 2), |_| true);
         assert_eq!(refused, Err(ClaimRefused::BoundToOther { name: "node-1".into() }));
-        assert_eq!(bindings.claim(&id("v"), &node("k2", "2"), |_| true), Ok(Claim::Bound));
+        assert_eq!(bindings.claim(&id("v"), &node("k2", 2), |_| true), Ok(Claim::Bound));
     }
 
     #[test]
     fn a_rotated_key_and_a_removed_node_do_not_lock_an_id() {
         let mut bindings = Bindings::default();
-        bindings.claim(&id("w"), &node("k1", "1"), |_| true).unwrap();
-        assert_eq!(bindings.claim(&id("w"), &node("k9", "1"), |_| true), Ok(Claim::Bound));
-        assert_eq!(bindings.claim(&id("w"), &node("k2", "2"), |_| false), Ok(Claim::Bound));
-        assert!(bindings.claim(&id("w"), &node("k9", "1"), |_| true).is_err());
+        bindings.claim(&id("w"), &node("k1", 1), |_| true).unwrap();
+        assert_eq!(bindings.claim(&id("w"), &node("k9", 1), |_| true), Ok(Claim::Bound));
+        assert_eq!(bindings.claim(&id("w"), &node("k2", 2), |_| false), Ok(Claim::Bound));
+        assert!(bindings.claim(&id("w"), &node("k9", 1), |_| true).is_err());
     }
 
     #[test]
@@ -281,9 +285,9 @@ mod tests {
         assert!(unproven(Some("s")).proves_same(&unproven(Some("s"))));
         assert!(!unproven(Some("s")).proves_same(&unproven(Some("t"))));
         assert!(!unproven(None).proves_same(&unproven(None)));
-        assert!(Identity::Node(node("k", "1")).proves_same(&Identity::Node(node("k", "1"))));
-        assert!(!Identity::Node(node("k", "1")).proves_same(&Identity::Node(node("j", "2"))));
-        assert!(!Identity::Node(node("k", "1")).proves_same(&unproven(Some("k"))));
+        assert!(Identity::Node(node("k", 1)).proves_same(&Identity::Node(node("k", 1))));
+        assert!(!Identity::Node(node("k", 1)).proves_same(&Identity::Node(node("j", 2))));
+        assert!(!Identity::Node(node("k", 1)).proves_same(&unproven(Some("k"))));
         assert_eq!(format!("{:?}", unproven(Some("secret"))), "Unproven");
     }
 
@@ -311,7 +315,7 @@ mod tests {
 
     #[test]
     fn strangers_are_refused_and_a_store_that_fails_binds_nothing() {
-        let rule = MeshMode::new(One(node("k", "1")), Bindings::default(), Some(Box::new(Full)));
+        let rule = MeshMode::new(One(node("k", 1)), Bindings::default(), Some(Box::new(Full)));
         assert_eq!(rule.identify([10, 0, 0, 1].into(), None), Err(ClaimRefused::Stranger));
         let identity = rule.identify([100, 64, 0, 2].into(), None).unwrap();
         assert!(matches!(rule.claim(&id("w"), &identity), Err(ClaimRefused::Store(_))));

@@ -176,18 +176,14 @@ impl Ground {
     }
 
     pub(crate) async fn daemons(&self) -> Vec<DaemonInfo> {
-        match local::ask(
-            &self.socket(),
-            &Request::Daemons {
-                labels: BTreeMap::new(),
-            },
-        )
-        .await
-        .unwrap()
-        {
-            Response::Daemons { daemons } => daemons,
-            other => panic!("{other:?}"),
-        }
+        let request = Request::Daemons {
+            labels: BTreeMap::new(),
+        };
+        let response = local::ask(&self.socket(), &request).await.unwrap();
+        let Response::Daemons { daemons } = response else {
+            panic!("{response:?}")
+        };
+        daemons
     }
 
     /// Runs a command by the local API.
