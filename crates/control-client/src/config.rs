@@ -81,7 +81,9 @@ impl ControlUrl {
             // One dot at the end is good form; more would leave a host that reads as another one.
             Host::Domain(name) => {
                 let name = name.strip_suffix('.').unwrap_or(name);
-                (!name.is_empty() && !name.ends_with('.')).then(|| name.to_owned()).ok_or_else(malformed)?
+                (!name.is_empty() && !name.ends_with('.'))
+                    .then(|| name.to_owned())
+                    .ok_or_else(malformed)?
             }
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),

@@ -10,6 +10,7 @@ use sandd_control_client::{AuthKey, ControlClient, ControlConfig, ControlUrl, Me
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use crate::engine::Engine;
+use crate::engine::Snapshot;
 use crate::error::JoinError;
 use crate::io::derp::DerpPool;
 use crate::io::device::Device;
@@ -18,7 +19,6 @@ use crate::io::reach::{self, Reach};
 use crate::io::udp::UdpSockets;
 use crate::mesh::{Mesh, Shared, Sockets};
 use crate::netstack::{SharedStack, StackConfig};
-use crate::snapshot::Snapshot;
 
 /// Port of stock clients, so that firewall rules written for them fit.
 pub const DEFAULT_PORT: u16 = 41_641;

@@ -16,6 +16,7 @@ mod outbound;
 mod peer;
 mod ping;
 mod report;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ use crate::route::RouteTable;
 use crate::wg::guard::HandshakeGuard;
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
+pub(crate) use snapshot::Snapshot;
 
 /// Where a datagram goes, or came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

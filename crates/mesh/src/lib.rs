@@ -60,7 +60,6 @@ pub mod netstack;
 pub mod packet;
 mod path;
 pub mod route;
-mod snapshot;
 mod status;
 pub mod stun;
 mod wg;

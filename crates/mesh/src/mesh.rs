@@ -9,12 +9,12 @@ use sandd_control_client::keys::NodePublicKey;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::builder::MeshBuilder;
+use crate::engine::Snapshot;
 use crate::error::{ConnectError, ListenError, MeshStopped, PingError};
 use crate::event::{MeshEvent, MeshEvents};
 use crate::io::driver::Command;
 use crate::net::{MeshAddr, MeshHost, TcpListener, TcpStream, UdpSocket};
 use crate::netstack::SharedStack;
-use crate::snapshot::Snapshot;
 use crate::status::{MeshStatus, NetReport, PingReply, WhoIs};
 
 /// How sockets are made: in the userspace stack, or in the kernel on the TUN's addresses.

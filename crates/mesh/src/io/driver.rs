@@ -20,11 +20,11 @@ use super::device::Device;
 use super::reach::{self, Reach};
 use super::resolve::StunServer;
 use super::udp::UdpSockets;
+use crate::engine::Snapshot;
 use crate::engine::{Engine, Output, PingOutcome, Underlay};
 use crate::error::PingError;
 use crate::event::MeshEvent;
 use crate::packet::PacketBatch;
-use crate::snapshot::Snapshot;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
 

@@ -8,9 +8,9 @@ use sandd_control_client::{ControlEvent, ControlState};
 use tokio::sync::oneshot;
 
 use super::Driver;
+use crate::engine::Snapshot;
 use crate::event::MeshEvent;
 use crate::io::resolve;
-use crate::snapshot::Snapshot;
 use crate::status::ControlStatus;
 
 impl Driver {
