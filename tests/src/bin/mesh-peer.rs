@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use sandd_mesh::{AuthKey, ControlUrl, FileStore, Mesh, TcpStream};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    signal::unix::{SignalKind, signal},
+};
 
 const USAGE: &str = "usage: mesh-peer SERVER HOSTNAME sink PORT | send HOST PORT BYTES | ping PEER | hold";
 
@@ -112,9 +115,16 @@ async fn ping(mesh: &Mesh, peer: &str) -> Result<()> {
 }
 
 async fn hold(mesh: &Mesh) -> Result<()> {
+    let mut end = signal(SignalKind::terminate())?;
+    let mut looks = tokio::time::interval(Duration::from_millis(500));
     loop {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        say(&serde_json::to_value(mesh.status().await?)?)?;
+        tokio::select! {
+            _ = end.recv() => {
+                mesh.shutdown().await;
+                return Ok(());
+            }
+            _ = looks.tick() => say(&serde_json::to_value(mesh.status().await?)?)?,
+        }
     }
 }
 
