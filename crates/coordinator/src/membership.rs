@@ -22,5 +22,7 @@ pub use login::{LoginError, LoginRequest};
 pub use record::{NodeId, NodeStatus, UserId};
 pub(crate) use record::{NodeRecord, TAGGED_USER, User};
 pub(crate) use register::Registration;
-pub(crate) use roster::{Entry, Membership, Now, Random, Saved, Settings, Unsaved};
+#[cfg(test)]
+pub(crate) use roster::Random;
+pub(crate) use roster::{Entry, Membership, Now, Saved, Settings, Unsaved};
 pub(crate) use update::MapRefusal;

@@ -278,7 +278,7 @@ async fn handle_register(
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), Refusal> {
-    let registering = Registering::begin(&caller.registering);
+    let _registering = Registering::begin(&caller.registering);
     let request: RegisterRequest = read_json(request).await?;
     check_version(request.version)?;
     let gone = async {
