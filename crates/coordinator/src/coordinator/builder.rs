@@ -188,7 +188,9 @@ impl CoordinatorBuilder {
             tls: Tls(tls),
             certificate_pem: self_made.map(|made| made.pem()),
             tasks: Mutex::default(),
-            time: Mutex::new(Some(tokio::spawn(async move { clock.keep_time().await }))),
+            time: Mutex::new(Some(tokio::spawn(async move {
+                clock.keep_time().await;
+            }))),
         };
         inner.spawn(listener, stun);
         Ok(Coordinator { inner: Arc::new(inner) })

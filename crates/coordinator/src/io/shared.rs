@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sandd_control_client::keys::NodePublicKey;
 use sandd_control_client::wire::DnsConfig;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::derp::Relay;
 use super::store::{Identity, Store};
@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     world: watch::Sender<Arc<World>>,
     decided: watch::Sender<u64>,
+    /// Rung after each change, because any may bring a nearer deadline.
+    clock: Notify,
     pub(crate) store: Store,
     pub(crate) identity: Identity,
     pub(crate) hooks: Hooks,
@@ -114,6 +116,7 @@ impl Shared {
             core: Mutex::new(core),
             world: watch::Sender::new(Arc::new(World::new(base_domain))),
             decided: watch::Sender::new(0),
+            clock: Notify::new(),
             relay: Relay::new(identity.relay.clone()),
             store,
             identity,
@@ -138,6 +141,7 @@ impl Shared {
     }
 
     fn publish(&self, core: &mut Core) {
+        self.clock.notify_one();
         let state = (core.membership.revision(), core.policy_revision);
         if state != core.published {
             core.published = state;
@@ -210,20 +214,15 @@ impl Shared {
     }
 
     /// Lets time pass for the members, and throws off the relay whoever is none any longer; until the task is dropped.
-    pub(crate) async fn keep_time(&self) {
-        let mut worlds = self.worlds();
+    pub(crate) async fn keep_time(&self) -> ! {
         loop {
-            self.relay.retain(|key| self.admits_to_relay(key));
+            self.read(|core| self.relay.retain(|key| core.membership.admits_to_relay(key)));
             let wait = self.read(|core| core.membership.next_timeout(Self::now()));
             // Without a deadline only a change can make one.
-            let wait = wait.unwrap_or(Duration::from_secs(3600));
+            let due = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600)));
             tokio::select! {
-                () = tokio::time::sleep(wait) => self.change(|core, now| core.membership.handle_timeout(now)),
-                changed = worlds.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+                () = due => self.change(|core, now| core.membership.handle_timeout(now)),
+                () = self.clock.notified() => {}
             }
         }
     }

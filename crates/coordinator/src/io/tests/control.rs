@@ -6,7 +6,7 @@ use sandd_control_client::keys::NodePrivateKey;
 use sandd_control_client::wire::{Hostinfo, MapResponse, NetInfo};
 
 use super::client::{MapReader, Node, soon, start};
-use crate::{CannedAnswer, Coordinator, MapLie};
+use crate::{CannedAnswer, Coordinator, CoordinatorBuilder, MapLie};
 
 /// Reads until a message is what is waited for.
 async fn until(reader: &mut MapReader, what: &str, wanted: impl Fn(&MapResponse) -> bool) -> MapResponse {
@@ -218,6 +218,28 @@ async fn hooks_lie_delay_answer_and_cut() {
 
     hooks.cut();
     soon("the cut", async { while maps.next_json().await.is_some() {} }).await;
+}
+
+#[tokio::test]
+async fn who_stays_away_is_offline_and_an_ephemeral_node_forgotten() {
+    let configure = |builder: CoordinatorBuilder| {
+        let builder = builder.offline_grace(Duration::from_millis(20));
+        builder.ephemeral_timeout(Duration::from_millis(60))
+    };
+    let (coordinator, key) = start(configure).await;
+    let (_first, mut maps) = Node::join(&coordinator, &key, "first").await;
+    maps.next().await.unwrap();
+    let node = Node::new(&coordinator, "second").await;
+    node.register(Some(&key), |request| request.ephemeral = true).await;
+    let others = node.stream("").await;
+    until(&mut maps, "the peer", |message| !message.peers_changed.is_empty()).await;
+    drop((node, others));
+    let offline = until(&mut maps, "going offline", |message| {
+        !message.peers_changed_patch.is_empty()
+    })
+    .await;
+    assert_eq!(offline.peers_changed_patch[0].online, Some(false));
+    until(&mut maps, "the removal", |message| !message.peers_removed.is_empty()).await;
 }
 
 #[tokio::test]
