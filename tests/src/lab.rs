@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing lies in the root namespace: a packet filter of the machine (a container runtime's, say) would cut bridges there.
-//! [`story`] opens a lab, runs a test in it, prints every log when the test fails, and takes the lab down.
+//! [`story()`] opens a lab, runs a test in it, prints every log when the test fails, and takes the lab down.
 
 mod ca;
 mod coordinator;
