@@ -16,6 +16,7 @@ mod join;
 mod log;
 mod node;
 mod output;
+mod quickstart;
 mod signals;
 mod state;
 mod up;
@@ -65,6 +66,8 @@ enum Command {
     Logout(node::LogoutArgs),
     /// Run a small coordinator, or give orders to the one that runs
     Coordinator(Box<coordinator::CoordinatorArgs>),
+    /// Show all of it on this machine, without rights and without a trace
+    Quickstart(quickstart::QuickstartArgs),
 }
 
 /// Runs the program with these arguments, the first being its name.
@@ -99,7 +102,8 @@ fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
         | Command::Ip(_)
         | Command::Ping(_)
         | Command::Netcheck(_)
-        | Command::Logout(_) => false,
+        | Command::Logout(_)
+        | Command::Quickstart(_) => false,
     };
     log::init(cli.log_format, if stays { "info" } else { "warn" });
     match cli.command {
@@ -114,6 +118,7 @@ fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
         Command::Netcheck(args) => args.run(),
         Command::Logout(args) => args.run(),
         Command::Coordinator(args) => args.run(),
+        Command::Quickstart(args) => args.run(),
     }
 }
 
