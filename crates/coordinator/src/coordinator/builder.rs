@@ -247,6 +247,12 @@ impl CoordinatorBuilder {
                 let mut names = vec![published.host.clone(), "localhost".to_owned()];
                 names.extend([Ipv4Addr::LOCALHOST.to_string(), self.listen.ip().to_string()]);
                 names.extend(self.names.iter().cloned());
+                names.extend(host_name());
+                if matches!(self.tls, Mode::Plain) {
+                    // Only the relay is reached with it, by its hash; but real clients compare the name, too, and a node
+                    // may have come by any name without a dot.
+                    names.push("*".to_owned());
+                }
                 names.sort();
                 names.dedup();
                 let made = SelfMade::generate(&names)?;
@@ -269,6 +275,17 @@ impl CoordinatorBuilder {
             (None, None) => Ok(Policy::allow_all()),
         }
     }
+}
+
+/// What this host calls itself, if that can stand in a certificate.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    let fits = !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    fits.then(|| name.to_owned())
 }
 
 /// The address by which others see this host: the one that the default route would use. Nothing is sent.

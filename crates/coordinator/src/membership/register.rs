@@ -7,11 +7,7 @@ use sandd_control_client::keys::{MachinePublicKey, NodePublicKey};
 use sandd_control_client::wire::{RegisterRequest, RegisterResponse};
 
 use super::key;
-use super::login::{self, Decision, LIFETIME, Login, MAX_PENDING};
-use super::{
-    Entry, KeyId, LoginError, LoginRequest, MAX_KEY_LENGTH, Membership, NodeId, NodeRecord, Now, TAGGED_USER, UserId,
-    name,
-};
+use super::{Entry, KeyId, MAX_KEY_LENGTH, Membership, NodeId, NodeRecord, Now, TAGGED_USER, UserId, name};
 
 /// What becomes of a registration.
 #[derive(Debug, PartialEq)]
@@ -23,24 +19,24 @@ pub(crate) enum Registration {
 }
 
 impl Registration {
-    fn refuse(text: impl Into<String>) -> Self {
+    pub(super) fn refuse(text: impl Into<String>) -> Self {
         Self::answer(RegisterResponse {
             error: text.into(),
             ..RegisterResponse::default()
         })
     }
 
-    fn answer(response: RegisterResponse) -> Self {
+    pub(super) fn answer(response: RegisterResponse) -> Self {
         Self::Answer(Box::new(response))
     }
 }
 
 /// Who will own a node, and how it came.
-struct Owner {
-    user: UserId,
-    tags: Vec<String>,
-    ephemeral: bool,
-    auth_key: Option<KeyId>,
+pub(super) struct Owner {
+    pub(super) user: UserId,
+    pub(super) tags: Vec<String>,
+    pub(super) ephemeral: bool,
+    pub(super) auth_key: Option<KeyId>,
 }
 
 impl Membership {
@@ -76,7 +72,7 @@ impl Membership {
         }
     }
 
-    fn success(&self, id: NodeId) -> Registration {
+    pub(super) fn success(&self, id: NodeId) -> Registration {
         let Some(entry) = self.nodes.get(&id) else {
             return Registration::refuse("node not found");
         };
@@ -202,7 +198,7 @@ impl Membership {
     }
 
     /// The node that this machine is for this owner already.
-    fn same_node(&self, machine: &MachinePublicKey, owner: &Owner) -> Result<Option<NodeId>, String> {
+    pub(super) fn same_node(&self, machine: &MachinePublicKey, owner: &Owner) -> Result<Option<NodeId>, String> {
         let of_owner = self.nodes_of(machine).find(|entry| entry.record.user == owner.user);
         if let Some(entry) = of_owner {
             return Ok(Some(entry.record.id));
@@ -218,7 +214,7 @@ impl Membership {
     }
 
     /// Makes a node, or gives an existing one this key.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         machine: &MachinePublicKey,
         node_key: NodePublicKey,
@@ -301,145 +297,6 @@ impl Membership {
         record.expiry = if record.is_tagged() { None } else { expiry };
         entry.expired = false;
         self.touch_structure(id);
-    }
-
-    fn begin_login(&mut self, machine: &MachinePublicKey, request: &RegisterRequest, now: Now) -> Registration {
-        self.forget_old_logins(now);
-        let same = |login: &Login| {
-            login.machine == *machine
-                && login.request.node_key == request.node_key
-                && login.decision == Decision::Pending
-        };
-        let waiting = self
-            .logins
-            .iter()
-            .find(|(_, login)| same(login))
-            .map(|(id, _)| id.clone());
-        let id = waiting.unwrap_or_else(|| login::generate_id(&mut self.random));
-        if self.logins.len() >= MAX_PENDING && !self.logins.contains_key(&id) {
-            let oldest = self.logins.iter().min_by_key(|(_, login)| login.began);
-            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
-                self.logins.remove(&oldest);
-            }
-        }
-        let login = Login {
-            machine: *machine,
-            request: RegisterRequest {
-                hostinfo: request.hostinfo.as_ref().map(super::update::bounded_with_tags),
-                followup: String::new(),
-                ..request.clone()
-            },
-            began: now.instant,
-            decision: Decision::Pending,
-        };
-        let auth_url = format!("{}{id}", self.settings.login_url);
-        self.logins.insert(id, login);
-        Registration::answer(RegisterResponse {
-            auth_url,
-            ..RegisterResponse::default()
-        })
-    }
-
-    fn follow_up(&mut self, machine: &MachinePublicKey, request: &RegisterRequest, now: Now) -> Registration {
-        self.forget_old_logins(now);
-        let Some(id) = login::id_in(&request.followup) else {
-            return Registration::refuse("invalid registration ID");
-        };
-        let decision = self
-            .logins
-            .get(id)
-            .filter(|login| login.machine == *machine && login.request.node_key == request.node_key)
-            .map(|login| login.decision);
-        match decision {
-            Some(Decision::Pending) => Registration::Wait,
-            Some(Decision::Approved(node)) => {
-                self.logins.remove(id);
-                self.success(node)
-            }
-            // Rejected, too old, or never heard of: not an error, but a new url.
-            None => self.begin_login(machine, request, now),
-        }
-    }
-
-    pub(super) fn forget_old_logins(&mut self, now: Now) {
-        self.logins
-            .retain(|_, login| now.instant.saturating_duration_since(login.began) < LIFETIME);
-    }
-
-    pub(crate) fn login_requests(&self) -> Vec<LoginRequest> {
-        let pending = self
-            .logins
-            .iter()
-            .filter(|(_, login)| login.decision == Decision::Pending);
-        pending
-            .map(|(id, login)| {
-                let hostinfo = login.request.hostinfo.clone().unwrap_or_default();
-                LoginRequest {
-                    id: id.clone(),
-                    hostname: hostinfo.hostname,
-                    node_key: login.request.node_key,
-                    machine_key: login.machine,
-                    tags: hostinfo.request_tags,
-                }
-            })
-            .collect()
-    }
-
-    /// Lets a waiting node in as one of `user`'s.
-    pub(crate) fn approve_login(
-        &mut self,
-        id: &str,
-        user: &str,
-        may_tag: impl Fn(&str, &str) -> bool,
-        now: Now,
-    ) -> Result<NodeId, LoginError> {
-        self.forget_old_logins(now);
-        let unknown = || LoginError::Unknown(id.escape_debug().to_string());
-        let id = login::id_in(id).ok_or_else(unknown)?;
-        let login = self.logins.get(id).filter(|login| login.decision == Decision::Pending);
-        let login = login.ok_or_else(unknown)?;
-        let (machine, request) = (login.machine, login.request.clone());
-        let node_key = request.node_key.ok_or_else(unknown)?;
-        let tags = request.hostinfo.as_ref().map(|info| info.request_tags.clone());
-        let tags = tags.unwrap_or_default();
-        if !tags.iter().all(|tag| may_tag(user, tag)) {
-            return Err(LoginError::Tags {
-                user: user.to_owned(),
-                tags,
-            });
-        }
-        let user = self.user_named(user, now.wall).map_err(LoginError::User)?;
-        let owner = Owner {
-            user: if tags.is_empty() { user } else { TAGGED_USER },
-            tags,
-            ephemeral: request.ephemeral,
-            auth_key: None,
-        };
-        let existing = self.same_node(&machine, &owner).map_err(LoginError::Refused)?;
-        let node = self
-            .admit(&machine, node_key, &request, existing, owner, now)
-            .map_err(LoginError::Refused)?;
-        if let Some(login) = self.logins.get_mut(id) {
-            login.decision = Decision::Approved(node);
-        }
-        Ok(node)
-    }
-
-    /// Turns a waiting login away; its node gets a new url.
-    pub(crate) fn reject_login(&mut self, id: &str) -> Result<(), LoginError> {
-        let unknown = || LoginError::Unknown(id.escape_debug().to_string());
-        let id = login::id_in(id).ok_or_else(unknown)?;
-        let login = self.logins.get(id).filter(|login| login.decision == Decision::Pending);
-        login.ok_or_else(unknown)?;
-        self.logins.remove(id);
-        Ok(())
-    }
-
-    /// Whether a login of that name waits.
-    pub(crate) fn is_login_waiting(&self, id: &str) -> bool {
-        self.logins
-            .get(id)
-            .is_some_and(|login| login.decision == Decision::Pending)
     }
 
     fn describe(&mut self, id: NodeId, request: &RegisterRequest, _now: Now) {
