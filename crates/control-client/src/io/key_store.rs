@@ -237,7 +237,14 @@ impl StateStore for MemoryStore {
 pub struct FileStore {
     dir: PathBuf,
     /// Held for the life of the store; the kernel lets go of it whatever happens to the process.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a child process that is just being started and still shares the file.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl fmt::Debug for FileStore {
@@ -279,7 +286,7 @@ impl FileStore {
         let lock = take_lock(dir)?;
         let store = Self {
             dir: dir.to_owned(),
-            _lock: lock,
+            lock,
         };
         for name in [STATE, NETMAP] {
             // What an interrupted write left behind.

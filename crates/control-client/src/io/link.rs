@@ -70,8 +70,10 @@ impl Driver {
         let announcement = self.shared.announcement();
         let opening = connection.clone();
         let opened = self.race(async move {
-            if let Some(early) = early {
-                return early.take().await;
+            if let Some(early) = early
+                && let Some(opened) = early.take().await
+            {
+                return Ok(opened);
             }
             let request = announcement.map_request(node_key, true);
             Ok((opening.open_map(&request).await?, announcement))
