@@ -188,8 +188,12 @@ impl Driver {
             let own = self.engine.own_ips().to_vec();
             if self.reach.set_interfaces(reach::interface_addresses(&own)) {
                 self.reach.kick(now);
+                self.derp.probe();
                 self.publish_reach(now);
             }
+        }
+        if self.reach.leave_failing_home(now) {
+            self.publish_reach(now);
         }
         let engine = &self.engine;
         for (to, request) in self.reach.poll_requests(|| engine.has_sessions(), now) {
@@ -234,13 +238,12 @@ impl Driver {
             DerpEvent::PeerGone { region, key, .. } => self.engine.handle_peer_gone(region, &key),
             DerpEvent::Connected { region } => {
                 self.engine.handle_relay(region, true, now);
+                self.reach.relay_connected(region);
                 self.tell(MeshEvent::RelayConnected { region: region.0 });
             }
             DerpEvent::Disconnected { region, error } => {
                 self.engine.handle_relay(region, false, now);
-                if self.reach.home() == Some(region) {
-                    self.reach.kick(now);
-                }
+                self.reach.relay_failed(region, now);
                 self.tell(MeshEvent::RelayDisconnected {
                     region: region.0,
                     reason: error,

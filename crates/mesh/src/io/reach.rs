@@ -27,6 +27,10 @@ const FULL_INTERVAL: Duration = Duration::from_secs(300);
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(10);
 /// A public address that is no longer seen is still told for so long.
 const MAPPING_LIFETIME: Duration = Duration::from_secs(310);
+/// A home whose relay is away for so long is given up where there is another region,
+const HOME_PATIENCE: Duration = Duration::from_secs(5);
+/// and is no home again before this, however well its STUN server answers.
+const EXCLUDED_FOR: Duration = Duration::from_secs(300);
 /// A new home must be so much faster than the old one.
 const HOME_GAIN: Duration = Duration::from_millis(10);
 /// Never tell more addresses than peers will try.
@@ -55,6 +59,8 @@ pub(crate) struct Reach {
     ports: (u16, Option<u16>),
     varies: Option<bool>,
     last_v4: Option<(SocketAddr, Instant)>,
+    /// Regions whose relay cannot be reached, and since when.
+    failing: BTreeMap<RegionId, Instant>,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,7 @@ impl Reach {
             ports,
             varies: None,
             last_v4: None,
+            failing: BTreeMap::new(),
         }
     }
 
@@ -109,6 +116,45 @@ impl Reach {
                     .find(|region| self.usable_home(*region))
             });
         }
+    }
+
+    /// The relay of this region has us logged in.
+    pub(crate) fn relay_connected(&mut self, region: RegionId) {
+        self.failing.remove(&region);
+    }
+
+    /// The relay of this region was lost or could not be reached.
+    pub(crate) fn relay_failed(&mut self, region: RegionId, now: Instant) {
+        self.failing.entry(region).or_insert(now);
+        if self.home == Some(region) {
+            self.kick(now);
+        }
+    }
+
+    /// Leaves a home whose relay stays away, when there is another region. True when it did.
+    pub(crate) fn leave_failing_home(&mut self, now: Instant) -> bool {
+        self.failing
+            .retain(|_, since| now.saturating_duration_since(*since) < EXCLUDED_FOR);
+        if self.home_deadline().is_none_or(|deadline| now < deadline) {
+            return false;
+        }
+        let before = self.home;
+        let fallback = || {
+            let mut all = self.map.regions.keys().copied();
+            all.find(|region| Some(*region) != before && self.usable_home(*region))
+        };
+        self.home = self.fastest().or_else(fallback).or(before);
+        self.home != before
+    }
+
+    fn home_deadline(&self) -> Option<Instant> {
+        let others = self
+            .map
+            .regions
+            .keys()
+            .any(|region| Some(*region) != self.home && self.usable_home(*region));
+        let since = self.failing.get(&self.home?)?;
+        others.then(|| *since + HOME_PATIENCE)
     }
 
     /// Addresses of the STUN servers are known now.
@@ -236,7 +282,10 @@ impl Reach {
     pub(crate) fn poll_timeout(&self) -> Instant {
         let round = self.round.as_ref().map(|round| round.next_try);
         let regular = self.next_stun.min(self.next_full).min(self.next_interfaces);
-        round.map_or(regular, |at| at.min(regular))
+        [round, self.home_deadline()]
+            .into_iter()
+            .flatten()
+            .fold(regular, Instant::min)
     }
 
     /// True while a round waits for answers.
@@ -316,10 +365,10 @@ impl Reach {
     }
 
     fn usable_home(&self, region: RegionId) -> bool {
-        self.map
-            .regions
-            .get(&region)
-            .is_some_and(|region| !region.no_measure_no_home && region.nodes.iter().any(|node| !node.stun_only))
+        let known = self.map.regions.get(&region);
+        let usable =
+            known.is_some_and(|region| !region.no_measure_no_home && region.nodes.iter().any(|node| !node.stun_only));
+        usable && (Some(region) == self.home || !self.failing.contains_key(&region))
     }
 
     fn fastest(&self) -> Option<RegionId> {
@@ -335,7 +384,7 @@ impl Reach {
         };
         self.latency
             .iter()
-            .filter(|(region, _)| self.usable_home(**region))
+            .filter(|(region, _)| self.usable_home(**region) && !self.failing.contains_key(region))
             .map(scored)
             .min_by_key(|(_, rtt)| *rtt)
             .map(|(region, _)| region)

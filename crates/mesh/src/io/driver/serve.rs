@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Command, Driver, WaitingPing};
 use crate::error::PingError;
+use crate::metrics::Counters;
 use crate::status::{MeshStatus, NetReport, RegionLatency};
 
 impl Driver {
@@ -39,6 +40,7 @@ impl Driver {
             }
             Command::NetworkChanged => {
                 self.reach.kick(now);
+                self.derp.probe();
                 self.control.reconnect_now();
             }
             Command::Shutdown(done) => {
@@ -60,8 +62,15 @@ impl Driver {
             endpoints: self.state.told_endpoints.clone(),
             port: self.udp.port(),
             peers: self.engine.peer_status(now),
-            counters: self.engine.counters(),
+            counters: self.counters(),
         }
+    }
+
+    fn counters(&self) -> Counters {
+        let drops = self.derp.drops();
+        let mut counters = self.engine.counters();
+        counters.dropped_queue_full += drops.sent + drops.received;
+        counters
     }
 
     pub(super) fn answer_netchecks(&mut self) {

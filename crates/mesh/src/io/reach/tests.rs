@@ -124,3 +124,32 @@ fn two_mappings_at_once_mean_a_hard_nat() {
     reach.observe("203.0.113.5:5111".parse().unwrap(), now);
     assert_eq!(reach.varies(), Some(true));
 }
+
+#[test]
+fn a_home_whose_relay_stays_away_is_left_for_another_region() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), Some(RegionId(1)), now);
+    reach.set_map(map(&[1, 2]));
+    reach.relay_failed(RegionId(1), now);
+    assert!(
+        !reach.leave_failing_home(now + Duration::from_secs(4)),
+        "a restart takes a moment"
+    );
+    assert!(reach.leave_failing_home(now + Duration::from_secs(5)));
+    assert_eq!(reach.home(), Some(RegionId(2)));
+    reach.relay_failed(RegionId(2), now + Duration::from_secs(6));
+    assert!(
+        !reach.leave_failing_home(now + Duration::from_secs(60)),
+        "the first one is still excluded"
+    );
+}
+
+#[test]
+fn the_only_home_is_never_left() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1]));
+    reach.relay_failed(RegionId(1), now);
+    assert!(!reach.leave_failing_home(now + Duration::from_secs(60)));
+    assert_eq!(reach.home(), Some(RegionId(1)));
+}
