@@ -11,6 +11,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod derp;
+pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod listener;
 pub(crate) mod map_stream;

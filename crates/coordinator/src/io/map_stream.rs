@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::SendStream;
-use sandd_control_client::map_stream::encode;
 use sandd_control_client::wire::{DerpMap, MapResponse};
 use tokio::time::Instant;
 
@@ -146,8 +145,8 @@ impl MapStream<'_> {
     }
 
     async fn send_message(&mut self, json: &[u8]) -> Result<(), StreamEnd> {
-        let framed = encode(json, self.zstd)?;
-        self.send(Bytes::from(framed)).await
+        let frame = self.presence.shared.frames.frame(json, self.zstd)?;
+        self.send(frame).await
     }
 
     async fn send(&mut self, mut data: Bytes) -> Result<(), StreamEnd> {

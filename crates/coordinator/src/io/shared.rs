@@ -9,6 +9,7 @@ use sandd_control_client::wire::DnsConfig;
 use tokio::sync::{Notify, watch};
 
 use super::derp::Relay;
+use super::frames::Frames;
 use super::store::{Identity, Store};
 use crate::error::StoreError;
 use crate::hooks::Hooks;
@@ -101,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) published: Published,
     pub(crate) base_domain: String,
     pub(crate) dns: DnsConfig,
+    pub(crate) frames: Frames,
 }
 
 impl Shared {
@@ -123,6 +125,7 @@ impl Shared {
             hooks,
             published,
             dns: crate::map::dns_config(base_domain),
+            frames: Frames::default(),
             base_domain: base_domain.to_owned(),
         };
         shared.publish(&mut shared.lock());

@@ -3,4 +3,5 @@
 mod client;
 mod control;
 mod hostile;
+mod load;
 mod relay;

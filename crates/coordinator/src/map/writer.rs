@@ -115,22 +115,34 @@ impl MapWriter {
     }
 
     fn peer_changes(&mut self, world: &World, message: &mut MapResponse) {
-        let mut gone: BTreeSet<NodeId> = self.peers.keys().copied().collect();
+        let told = self.peers.len();
+        let mut still_there = 0;
         for (id, node) in world.peers_of(self.id) {
-            gone.remove(&id);
             match self.peers.get(&id) {
-                Some(told) if is_same(Some(told), node) => continue,
-                Some(told) => match patch(told, node) {
-                    Some(change) => message.peers_changed_patch.push(change),
-                    None => message.peers_changed.push(Node::clone(node)),
-                },
+                Some(told) if is_same(Some(told), node) => {
+                    still_there += 1;
+                    continue;
+                }
+                Some(told) => {
+                    still_there += 1;
+                    match patch(told, node) {
+                        Some(change) => message.peers_changed_patch.push(change),
+                        None => message.peers_changed.push(Node::clone(node)),
+                    }
+                }
                 None => message.peers_changed.push(Node::clone(node)),
             }
             self.peers.insert(id, Arc::clone(node));
         }
-        for id in gone {
-            self.peers.remove(&id);
-            message.peers_removed.push(id.0);
+        if still_there < told {
+            let there: BTreeSet<NodeId> = world.peers_of(self.id).map(|(id, _)| id).collect();
+            self.peers.retain(|id, _| {
+                let stays = there.contains(id);
+                if !stays {
+                    message.peers_removed.push(id.0);
+                }
+                stays
+            });
         }
     }
 }

@@ -144,7 +144,8 @@ impl Membership {
             away_since: Some(now.instant),
         };
         self.nodes.insert(id, entry);
-        self.touch_structure(id);
+        // Nobody sees it before its first map request.
+        self.unsaved_nodes.insert(id);
     }
 
     /// Marks a node as changed, for peers and for the state file.
