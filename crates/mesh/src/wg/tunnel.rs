@@ -195,7 +195,9 @@ impl Tunnel {
         let last = self.last_tick.unwrap_or(self.last_use);
         if let Some(handshake) = &self.handshake {
             let tick = last + TICK_BUSY;
-            let retry = RETRY_LADDER.get(handshake.step).map(|age| handshake.started + *age);
+            // Without packets that wait nothing is retried: a step that never comes must not be a deadline.
+            let retry = RETRY_LADDER.get(handshake.step).filter(|_| !self.staged.is_empty());
+            let retry = retry.map(|age| handshake.started + *age);
             return Some(retry.map_or(tick, |retry| retry.min(tick)));
         }
         self.has_session().then(|| last + TICK_IDLE)
@@ -247,5 +249,26 @@ impl std::fmt::Debug for Tunnel {
             .field("index", &self.index)
             .field("staged", &self.staged.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A deadline that stays in the past after it was handled would keep the engine in its loop for ever.
+    #[test]
+    fn a_handshake_for_its_own_sake_leaves_no_deadline_behind() {
+        let own = StaticSecret::from([1; 32]);
+        let peer = PublicKey::from(&StaticSecret::from([2; 32]));
+        let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&own), u64::MAX));
+        let mut now = Instant::now();
+        let mut tunnel = Tunnel::new(own, peer, 7, limiter, now);
+        assert!(tunnel.initiate(now).is_some());
+        for _ in 0..50 {
+            now = tunnel.poll_timeout().unwrap().max(now);
+            tunnel.handle_timeout(now, &mut Vec::new());
+            assert!(tunnel.poll_timeout().is_none_or(|at| at > now));
+        }
     }
 }
