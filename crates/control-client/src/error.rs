@@ -47,7 +47,7 @@ pub enum KeyRejection {
 #[non_exhaustive]
 pub enum ControlError {
     /// No connection.
-    #[error("cannot reach the coordinator: {0}")]
+    #[error("cannot reach the coordinator: {}", in_full(.0))]
     Dial(#[from] DialError),
     /// Plain HTTP to a public address.
     #[error("plain http is allowed only to private addresses, and {address} is public: use https")]
@@ -206,5 +206,64 @@ impl ControlError {
         } else {
             None
         }
+    }
+}
+
+/// The error with its causes, and with the remedy for the certificate trouble that a private authority makes.
+fn in_full(error: &DialError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    if text.contains("UnknownIssuer") {
+        text.push_str(" (if the coordinator's certificate is from an authority of your own, name it with --ca-file)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dial_error_is_told_with_its_cause() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = DialError::Connect {
+            address: ([127, 0, 0, 1], 8080).into(),
+            source: refused,
+        };
+        let text = ControlError::from(error).to_string();
+        assert_eq!(
+            text,
+            "cannot reach the coordinator: cannot connect to 127.0.0.1:8080: connection refused"
+        );
+        let unknown = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+        let text = ControlError::from(DialError::Tls {
+            host: "hs".into(),
+            source: unknown,
+        })
+        .to_string();
+        assert!(
+            text.contains("--ca-file") && text.matches("UnknownIssuer").count() == 1,
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_error_is_for_somebody() {
+        assert!(ControlError::StreamEnded.is_retryable() && !ControlError::StreamEnded.needs_person());
+        assert!(!ControlError::Removed.is_retryable() && ControlError::Removed.needs_person());
+        assert!(!ControlError::Stopped.is_retryable() && !ControlError::Stopped.needs_person());
+        let key = MachinePublicKey::from_bytes([1; 32]);
+        let changed = ControlError::ControlKeyChanged {
+            pinned: key,
+            offered: key,
+        };
+        assert!(changed.is_retryable() && changed.needs_person());
     }
 }
