@@ -43,6 +43,7 @@ mod listener;
 mod metrics;
 mod ports;
 mod schedule;
+mod sequence;
 mod shared;
 mod stack;
 mod tcp;

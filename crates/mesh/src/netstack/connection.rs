@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 
-use super::ingress::FourTuple;
+use super::ingress::{FourTuple, SegmentFlags};
 use super::schedule::Place;
+use super::sequence::{Heard, SentMax};
 use super::{ListenerId, SocketError};
 use crate::packet::PacketBuf;
 
@@ -26,8 +27,8 @@ pub(crate) struct ConnectionId(pub(super) u64);
 
 /// Acknowledgements wait this long for company.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(10);
-/// How long a closed tuple stays, to answer a repeated FIN. smoltcp's own timer has the same length, and would throw
-/// away what was not read yet: so ours fires first.
+/// How long a connection that is over stays in smoltcp's hands when its owner keeps it; then `time_wait.rs` takes over.
+/// smoltcp's own timer has the same length, and would throw away what was not read yet: so ours fires first.
 const TIME_WAIT: Duration = Duration::from_secs(10);
 /// How long a connection without owner may take to say goodbye, without progress.
 const LINGER: Duration = Duration::from_secs(30);
@@ -52,9 +53,13 @@ pub(super) struct Connection {
     pub(super) opened: bool,
     pub(super) detached: bool,
     pub(super) orphan: bool,
+    /// Our half is to be closed once all bytes are acknowledged.
+    close_wanted: bool,
+    pub(super) sent: SentMax,
     /// In time-wait: the acknowledgement of the peer's FIN.
     pub(super) last_ack: Option<PacketBuf>,
     eof: bool,
+    heard: Heard,
     /// When the peer must have answered at last: set as long as something is outstanding.
     patience_ends: Option<Instant>,
     linger_ends: Option<Instant>,
@@ -91,8 +96,11 @@ impl Connection {
             opened: false,
             detached: false,
             orphan: false,
+            close_wanted: false,
+            sent: SentMax::default(),
             last_ack: None,
             eof: false,
+            heard: Heard::default(),
             patience_ends: None,
             linger_ends: None,
             time_wait_ends: None,
@@ -107,6 +115,19 @@ impl Connection {
 
     pub(super) fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.sockets.get_mut(self.handle)
+    }
+
+    /// Brings a segment up to date; false when smoltcp must not see it.
+    pub(super) fn admit(&mut self, packet: &mut [u8], flags: SegmentFlags) -> bool {
+        let only_fin =
+            matches!(self.socket().state(), State::FinWait1 | State::Closing) && self.socket().send_queue() == 0;
+        self.heard.admit(packet, flags, only_fin)
+    }
+
+    /// For tests: something is outstanding, so that smoltcp must have a timer.
+    #[cfg(test)]
+    pub(super) fn needs_timer(&self) -> bool {
+        !self.detached && self.is_waiting()
     }
 
     /// Looks at what a packet did to the socket. `reset`: the packet carried RST.
@@ -152,6 +173,9 @@ impl Connection {
         if opened_now {
             self.opened = true;
             self.patience_ends = None;
+        }
+        if self.close_wanted && state == State::CloseWait {
+            self.close();
         }
         // Nobody will ever read it: the peer must hear that (RFC 9293 §3.6.1).
         if self.orphan && self.socket().can_recv() && !self.detached {
@@ -201,6 +225,15 @@ impl Connection {
             .min()
     }
 
+    /// Closes our half: FIN follows the last byte. When the peer has closed its own, smoltcp would look at no window
+    /// update any more, and go on by probes only; there FIN waits until the bytes are acknowledged.
+    pub(super) fn close(&mut self) {
+        self.close_wanted = true;
+        if self.socket().state() != State::CloseWait || self.socket().send_queue() == 0 {
+            self.socket_mut().close();
+        }
+    }
+
     /// Closes at once; the next turn sends RST when there is a peer to hear it.
     pub(super) fn abort(&mut self) {
         self.socket_mut().abort();
@@ -221,7 +254,7 @@ impl Connection {
 
     /// Why nothing can be written any more.
     pub(super) fn write_end(&self) -> Option<SocketError> {
-        (!self.socket().may_send() && (self.opened || self.end.is_some() || self.detached))
+        ((!self.socket().may_send() || self.close_wanted) && (self.opened || self.end.is_some() || self.detached))
             .then(|| self.end.unwrap_or(SocketError::Closed))
     }
 

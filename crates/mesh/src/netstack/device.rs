@@ -10,6 +10,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use super::ingress;
+use super::sequence::SentMax;
 use crate::packet::PacketBuf;
 
 /// Sockets stop sending at this length.
@@ -26,6 +27,8 @@ pub(super) struct QueueDevice {
     looped: VecDeque<PacketBuf>,
     local: Vec<IpAddr>,
     dropped: u64,
+    /// Of the connection that has its turn, with whether RST is of its own will.
+    mending: Option<(SentMax, bool)>,
 }
 
 impl QueueDevice {
@@ -37,6 +40,7 @@ impl QueueDevice {
             looped: VecDeque::new(),
             local: Vec::new(),
             dropped: 0,
+            mending: None,
         }
     }
 
@@ -49,6 +53,15 @@ impl QueueDevice {
         self.received = Some(packet);
     }
 
+    /// Until [`end_turn`](Self::end_turn) the packets come from the connection that this belongs to.
+    pub(super) fn begin_turn(&mut self, sent: SentMax, resets: bool) {
+        self.mending = Some((sent, resets));
+    }
+
+    pub(super) fn end_turn(&mut self) -> SentMax {
+        self.mending.take().map(|(sent, _)| sent).unwrap_or_default()
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.transmit.len() < TRANSMIT_LIMIT
     }
@@ -58,7 +71,10 @@ impl QueueDevice {
         self.transmit.len() < TRANSMIT_LIMIT / 2
     }
 
-    pub(super) fn send(&mut self, packet: PacketBuf) {
+    pub(super) fn send(&mut self, mut packet: PacketBuf) {
+        if let Some((sent, resets)) = &mut self.mending {
+            sent.mend(&mut packet, *resets);
+        }
         let to_self = ingress::destination(&packet).is_some_and(|address| self.local.contains(&address));
         let queue = if to_self { &mut self.looped } else { &mut self.transmit };
         if queue.len() < ANSWER_LIMIT {

@@ -12,10 +12,11 @@ use super::clock::Clock;
 use super::connection::{Connection, Patience};
 use super::device::QueueDevice;
 use super::echo::Echoes;
-use super::ingress::{self, FourTuple, Inbound, Kind};
+use super::ingress::{self, FourTuple, Inbound, Kind, SegmentFlags};
 use super::listener::Listener;
 use super::ports::Random;
 use super::schedule::Schedule;
+use super::sequence::split_fin;
 use super::time_wait::TimeWait;
 use super::udp::Datagrams;
 use super::{ConnectionId, ListenerId, StackMetrics, UdpId};
@@ -46,7 +47,8 @@ pub struct StackConfig {
     pub max_connections: usize,
     /// How long a peer may take to complete a handshake.
     pub connect_timeout: Duration,
-    /// How long a peer may leave sent data unacknowledged. Long, since a mesh path can be away for a minute.
+    /// How long a peer may be silent although something is to be acknowledged; about as long as the kernel waits. Who
+    /// needs to know earlier asks the peer.
     pub stall_timeout: Duration,
 }
 
@@ -61,7 +63,7 @@ impl StackConfig {
             send_buffer: 512 * 1024,
             max_connections: 16_384,
             connect_timeout: Duration::from_secs(30),
-            stall_timeout: Duration::from_secs(300),
+            stall_timeout: Duration::from_secs(900),
         }
     }
 }
@@ -292,16 +294,29 @@ impl Stack {
     }
 
     /// Feeds a segment to its connection.
-    pub(super) fn feed(&mut self, id: ConnectionId, packet: PacketBuf, resets: bool) {
-        let Some(connection) = self.connections.get_mut(&id) else {
+    pub(super) fn feed(&mut self, id: ConnectionId, mut packet: PacketBuf, flags: SegmentFlags) {
+        let fin = if flags.finishes { split_fin(&mut packet) } else { None };
+        self.feed_part(id, packet, flags);
+        if let Some(fin) = fin {
+            self.feed_part(id, fin, flags);
+        }
+    }
+
+    fn feed_part(&mut self, id: ConnectionId, mut packet: PacketBuf, flags: SegmentFlags) {
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.detached) else {
             return;
         };
         let before = connection.socket().state();
-        self.device.receive_next(packet);
-        let now = self.clock.inner(self.now);
-        self.interface
-            .poll_ingress_single(now, &mut self.device, &mut connection.sockets);
-        connection.after_packet(before, resets);
+        if connection.admit(&mut packet, flags) {
+            self.device.receive_next(packet);
+            let now = self.clock.inner(self.now);
+            connection.sent.peer_is_full = flags.window == 0;
+            self.device.begin_turn(connection.sent, false);
+            self.interface
+                .poll_ingress_single(now, &mut self.device, &mut connection.sockets);
+            connection.sent = self.device.end_turn();
+        }
+        connection.after_packet(before, flags.resets);
         self.settle(id);
     }
 
@@ -325,6 +340,7 @@ impl Stack {
         let mut next = None;
         if !connection.detached && !connection.is_past_time_wait(self.now) {
             let mut sent = 0;
+            self.device.begin_turn(connection.sent, true);
             loop {
                 next = self.interface.poll_at(now, &connection.sockets);
                 if next.is_none_or(|at| at > now) || sent == QUANTUM || !self.device.has_room() {
@@ -340,6 +356,7 @@ impl Stack {
                 }
                 sent += 1;
             }
+            connection.sent = self.device.end_turn();
             if next.is_some_and(|at| at <= now) && (sent == QUANTUM || !self.device.has_room()) {
                 self.schedule.set_ready(id, &mut connection.place);
                 next = None;
@@ -348,7 +365,7 @@ impl Stack {
                 connection.last_ack = self.device.last_sent().cloned();
             }
         }
-        if connection.orphan
+        if (connection.orphan || connection.is_past_time_wait(self.now))
             && let Some(answer) = connection.last_ack.take()
         {
             self.time_wait.insert(connection.tuple, answer, self.now);

@@ -142,7 +142,7 @@ impl Stack {
             return;
         };
         if connection.opened && !connection.detached {
-            connection.socket_mut().close();
+            connection.close();
             self.request_turn(id);
         }
     }
@@ -155,7 +155,7 @@ impl Stack {
         connection.orphan = true;
         // smoltcp mistakes the answer to its SYN for one to its FIN when it is closed in between.
         if connection.opened && !connection.socket().can_recv() {
-            connection.socket_mut().close();
+            connection.close();
         } else {
             connection.abort();
         }
@@ -219,6 +219,7 @@ impl Stack {
             opens,
             resets,
             occupies,
+            ..
         } = flags;
         if self.time_wait.contains(&tuple) {
             if !opens {
@@ -242,12 +243,12 @@ impl Stack {
             known = None;
         }
         if let Some(id) = known {
-            return self.feed(id, packet, resets);
+            return self.feed(id, packet, flags);
         }
         match self.listening.get(&tuple.local.port()).copied() {
             Some(listener) if opens => {
                 if let Some(id) = self.begin_passive(listener, tuple) {
-                    self.feed(id, packet, resets);
+                    self.feed(id, packet, flags);
                 } else {
                     self.metrics.dropped_backlog += 1;
                 }
@@ -346,5 +347,19 @@ impl Stack {
             self.schedule.set_ready(id, &mut connection.place);
             self.driver_due = true;
         }
+    }
+
+    /// For tests: a connection that waits for its peer, but for which smoltcp would never do anything again.
+    #[cfg(test)]
+    pub(super) fn stalled(&mut self) -> Option<ConnectionId> {
+        let now = self.clock.inner(self.now);
+        let interface = &mut self.interface;
+        let mut waiting = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.needs_timer());
+        waiting
+            .find(|(_, connection)| interface.poll_at(now, &connection.sockets).is_none())
+            .map(|(id, _)| *id)
     }
 }

@@ -1,7 +1,7 @@
 //! Connections that are over but for a peer that may repeat its FIN, because our last acknowledgement got lost.
 //!
 //! All that such a peer needs is that acknowledgement once more. So the whole connection, buffers and all, is replaced
-//! by the one packet, and a busy server does not hold ten seconds' worth of closed connections.
+//! by the one packet, and a busy server does not hold a minute's worth of closed connections.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::ingress::FourTuple;
 use crate::packet::PacketBuf;
 
-/// How long a tuple is remembered.
-const DURATION: Duration = Duration::from_secs(10);
+/// How long a tuple is remembered: by then a peer has repeated its FIN, with growing pauses, about six times.
+const DURATION: Duration = Duration::from_secs(60);
 /// Bound on remembered tuples; the oldest goes first.
 const LIMIT: usize = 16_384;
 

@@ -119,9 +119,15 @@ impl Link {
         }
     }
 
+    /// Nothing flies and nobody has a deadline.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.flying.is_empty() && self.a.poll_timeout().is_none() && self.b.poll_timeout().is_none()
+    }
+
     /// One turn of both drivers, then the clock goes on to the next event; false when there is none.
     pub(super) fn step(&mut self) -> bool {
         self.turn();
+        assert_eq!((self.a.stalled(), self.b.stalled()), (None, None));
         let deadlines = [
             self.a.poll_timeout(),
             self.b.poll_timeout(),
@@ -232,11 +238,14 @@ impl Link {
             if let Some(result) = done(self) {
                 return result;
             }
-            if !self.step() {
+            let mut idle_turns = 0;
+            while !self.step() {
                 if let Some(result) = done(self) {
                     return result;
                 }
-                panic!(
+                idle_turns += 1;
+                assert!(
+                    idle_turns < 10_000,
                     "nothing left to happen after {:?}: {:?} {:?}",
                     self.now - self.start,
                     self.a,
