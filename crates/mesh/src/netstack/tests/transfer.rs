@@ -198,7 +198,7 @@ fn conversation(weather: Weather, lens: [u64; 2], pauses: [u64; 2]) {
                 closed[me] = true;
                 link.stack(side).tcp_shutdown(id);
             }
-            if turns % (pauses[me] + 1) == 0 && !ended[me] {
+            if turns.is_multiple_of(pauses[me] + 1) && !ended[me] {
                 match link.stack(side).poll_read(id, &noop(), &mut buffer) {
                     Poll::Ready(Ok(0)) => ended[me] = true,
                     Poll::Ready(Ok(count)) => {
