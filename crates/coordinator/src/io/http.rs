@@ -135,7 +135,14 @@ where
                 }
             }
             Next::Noise(initiation) => {
-                let accepted = Responder::accept(&shared.identity.noise, &initiation)?;
+                let accepted = match Responder::accept(&shared.identity.noise, &initiation) {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Said behind the 101, where a client expects it: it asks for our key anew then.
+                        write(&mut stream, &node::refusal(&error.to_string())).await?;
+                        return Err(error.into());
+                    }
+                };
                 node::serve(shared, stream, &received, accepted, place).await?;
                 return Ok(());
             }

@@ -86,6 +86,11 @@ pub(crate) enum NodeError {
     Stranger,
 }
 
+/// What a handshake is refused with.
+pub(crate) fn refusal(text: &str) -> Vec<u8> {
+    [UPGRADE_HEAD, &encode_error_frame(text)].concat()
+}
+
 /// Serves an accepted handshake until the connection ends.
 pub(crate) async fn serve<S>(
     shared: Arc<Shared>,
@@ -99,11 +104,8 @@ where
 {
     let mut first = BytesMut::from(UPGRADE_HEAD);
     if i64::from(accepted.version) < OLDEST_VERSION {
-        first.extend_from_slice(&encode_error_frame(&format!(
-            "unsupported client version: {}",
-            accepted.version
-        )));
-        stream.write_all(&first).await?;
+        let text = format!("unsupported client version: {}", accepted.version);
+        stream.write_all(&refusal(&text)).await?;
         return Err(NodeError::TooOld(accepted.version));
     }
     let mut transport = accepted.transport;

@@ -1,6 +1,6 @@
 //! Whatever comes in, it ends that connection at most: after each attempt a member is served as before.
 
-use sandd_control_client::keys::MachinePrivateKey;
+use sandd_control_client::keys::{MachinePrivateKey, MachinePublicKey};
 use sandd_control_client::noise::{Initiator, take_response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -42,8 +42,8 @@ async fn nonsense_before_and_instead_of_http() {
             with(&format!("{protocol}X-Tailscale-Handshake: ***\r\n")).into_bytes(),
             "HTTP/1.1 400",
         ),
-        (upgrade_head(&[0; 101]).into_bytes(), ""),
-        (upgrade_head(b"short").into_bytes(), ""),
+        (upgrade_head(&[0; 101]).into_bytes(), "HTTP/1.1 101"),
+        (upgrade_head(b"short").into_bytes(), "HTTP/1.1 101"),
         (
             b"GET /derp HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_vec(),
             "HTTP/1.1 426",
@@ -97,17 +97,27 @@ async fn garbage_behind_the_derp_upgrade() {
 }
 
 #[tokio::test]
-async fn an_old_client_is_told_so() {
+async fn an_old_client_and_one_with_another_key_are_told_so() {
     let (coordinator, _) = start(|builder| builder).await;
+    let other = MachinePrivateKey::generate().public();
+    for (key, version, expected) in [
+        (coordinator.public_key(), 100, "unsupported client version: 100"),
+        (other, 131, "does not authenticate"),
+    ] {
+        let error = refusal(&coordinator, key, version).await;
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+async fn refusal(coordinator: &Coordinator, key: MachinePublicKey, version: u16) -> String {
     let machine = MachinePrivateKey::generate();
-    let (_, initiation) = Initiator::start(&machine, &coordinator.public_key(), 100).unwrap();
+    let (_, initiation) = Initiator::start(&machine, &key, version).unwrap();
     let mut tcp = TcpStream::connect(coordinator.listen_addr()).await.unwrap();
     tcp.write_all(upgrade_head(&initiation).as_bytes()).await.unwrap();
     let (head, mut rest) = soon("a head", read_head(&mut tcp)).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     while soon("an end", tcp.read_buf(&mut rest)).await.unwrap() > 0 {}
-    let error = take_response(&rest).unwrap_err().to_string();
-    assert!(error.contains("unsupported client version: 100"), "{error}");
+    take_response(&rest).unwrap_err().to_string()
 }
 
 #[tokio::test]
