@@ -35,4 +35,4 @@ pub use process::{Process, ProcessUsage, Run, run};
 pub use sandd::{Role, Sandd, SanddOptions, SanddPath, forget_state, sandd_binary};
 pub use story::{skip_reason, story};
 pub use tailscaled::{Device, TailscalePath, Tailscaled, TailscaledOptions};
-pub use world::{Host, Lab, SERVER_ADDRESS, SERVER_SECOND_ADDRESS, Site};
+pub use world::{Host, Lab, SERVER_ADDRESS, SERVER_PRIVATE_ADDRESS, SERVER_SECOND_ADDRESS, Site};

@@ -58,7 +58,6 @@ fn each_router_maps_and_filters_as_its_kind_says() {
 fn observe(lab: &Lab, host: &Host) -> Result<Behaviour> {
     let bind = |namespace: &e2e::lab::Namespace, address: Ipv4Addr| -> Result<UdpSocket> {
         let socket = namespace.inside(|| UdpSocket::bind((address, 0)))??;
-        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
         Ok(socket)
     };
     let inside = bind(host.namespace(), host.address())?;
@@ -67,11 +66,14 @@ fn observe(lab: &Lab, host: &Host) -> Result<Behaviour> {
     let (second, third) = (bind(server, SERVER_SECOND_ADDRESS)?, bind(server, SERVER_ADDRESS)?);
 
     let seen_by = |socket: &UdpSocket| -> Result<SocketAddr> {
+        // What must come may take its time on a busy machine.
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         inside.send_to(b"out", socket.local_addr()?)?;
         Ok(socket.recv_from(&mut [0; 16])?.1)
     };
     let outer = seen_by(&first)?;
     let gets_in = |from: &UdpSocket| -> Result<bool> {
+        inside.set_read_timeout(Some(Duration::from_millis(500)))?;
         from.send_to(b"in", outer)?;
         Ok(inside.recv_from(&mut [0; 16]).is_ok())
     };

@@ -62,7 +62,7 @@ fn each_refused_key_has_its_own_sentence() {
         let (id, deleted) = headscale.create_key(KeyOptions::default())?;
         headscale.delete_key(id)?;
         is_refused(&headscale, &host, &deleted, &["unknown"])?;
-        is_refused(&headscale, &host, "hskey-auth-never-was-one", &["unknown"])?;
+        is_refused(&headscale, &host, "hskey-auth-never-was-one", &["malformed"])?;
         Ok(())
     });
 }

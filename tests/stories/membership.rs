@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::lab::{
-    Headscale, HeadscaleOptions, Lab, NatKind, Obstacle, Role, Run, Sandd, SanddOptions, SanddPath, eventually,
-    probe::Pinger, run, story,
+    Headscale, HeadscaleOptions, Lab, NatKind, Obstacle, Role, Run, SERVER_ADDRESS, Sandd, SanddOptions, SanddPath,
+    eventually, probe::Pinger, run, story,
 };
 
 use crate::stage::{TUNED, controller_and_daemon, exec_works, headscale, two_nodes};
@@ -142,6 +142,19 @@ fn where_control_is_plain_http_the_relay_is_plain_as_well() {
         let pinger = Pinger::start(a.namespace(), node_b.address()?, Duration::from_millis(20))?;
         pinger.first_answer(Duration::from_secs(10))?;
         ensure!(node_a.path(node_b.address()?)? == SanddPath::Relayed, "not relayed");
+        Ok(())
+    });
+}
+
+#[test]
+fn plain_http_to_a_public_address_is_refused() {
+    story(|lab| {
+        let a = lab.public_host("a")?;
+        let server = format!("http://{SERVER_ADDRESS}:8080");
+        let mut node = Sandd::spawn(&a, Role::Node, &SanddOptions::new(&server, Some("hskey-auth-any")))?;
+        let status = node.process_mut().wait(Duration::from_secs(10))?;
+        let log = node.process().log();
+        ensure!(!status.success() && log.contains("https"), "{status}: {log}");
         Ok(())
     });
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     eventually,
     process::{Process, Run, run},
-    world::{Host, Lab, SERVER_ADDRESS, SERVER_NAME},
+    world::{Host, Lab, SERVER_ADDRESS, SERVER_NAME, SERVER_PRIVATE_ADDRESS, SERVER_PRIVATE_NAME},
 };
 
 /// How long it may take to come up on a busy machine.
@@ -48,7 +48,7 @@ pub enum Timings {
 pub struct HeadscaleOptions {
     /// How eagerly it passes changes on.
     pub timings: Timings,
-    /// Plain HTTP instead of TLS; tailscaled has no relay then.
+    /// Plain HTTP on the server's private address instead of TLS; tailscaled has no relay then.
     pub plain_http: bool,
     /// The access policy, as HuJSON; none allows everything.
     pub policy: Option<String>,
@@ -100,7 +100,7 @@ impl<'lab> Headscale<'lab> {
         let directory = lab.directory().join("headscale");
         fs::create_dir_all(&directory)?;
         let url = if options.plain_http {
-            format!("http://{SERVER_NAME}:8080")
+            format!("http://{SERVER_PRIVATE_NAME}:8080")
         } else {
             format!("https://{SERVER_NAME}")
         };
@@ -142,7 +142,7 @@ impl<'lab> Headscale<'lab> {
             }
             self.host
                 .namespace()
-                .inside(|| std::net::TcpStream::connect((SERVER_ADDRESS, self.port())))?
+                .inside(|| std::net::TcpStream::connect(self.listens_at()))?
                 .map(drop)
                 .context("its port is closed")
         })?;
@@ -150,8 +150,12 @@ impl<'lab> Headscale<'lab> {
         Ok(())
     }
 
-    fn port(&self) -> u16 {
-        if self.url.starts_with("https") { 443 } else { 8080 }
+    fn listens_at(&self) -> (Ipv4Addr, u16) {
+        if self.url.starts_with("https") {
+            (SERVER_ADDRESS, 443)
+        } else {
+            (SERVER_PRIVATE_ADDRESS, 8080)
+        }
     }
 
     /// Kills it: control and relay are gone at once.
@@ -270,11 +274,12 @@ pub(crate) fn ipv4_of(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
 
 fn config_text(lab: &Lab, options: &HeadscaleOptions, directory: &Path, url: &str) -> Result<String> {
     let directory = directory.display();
-    let (listen, tls) = if options.plain_http {
-        (8080, String::new())
+    let (address, listen, tls) = if options.plain_http {
+        (SERVER_PRIVATE_ADDRESS, 8080, String::new())
     } else {
         let certificate = lab.ca().sign(&[SERVER_NAME, &SERVER_ADDRESS.to_string()])?;
         (
+            SERVER_ADDRESS,
             443,
             format!(
                 "tls_cert_path: {}\ntls_key_path: {}\n",
@@ -289,7 +294,7 @@ fn config_text(lab: &Lab, options: &HeadscaleOptions, directory: &Path, url: &st
     };
     Ok(format!(
         "server_url: {url}
-listen_addr: {SERVER_ADDRESS}:{listen}
+listen_addr: {address}:{listen}
 metrics_listen_addr: 127.0.0.1:9090
 grpc_listen_addr: 127.0.0.1:50443
 noise: {{ private_key_path: {directory}/noise.key }}
@@ -301,9 +306,9 @@ derp:
     region_code: lab
     region_name: Lab
     verify_clients: true
-    stun_listen_addr: \"{SERVER_ADDRESS}:3478\"
+    stun_listen_addr: \"{address}:3478\"
     private_key_path: {directory}/derp.key
-    ipv4: {SERVER_ADDRESS}
+    ipv4: {address}
   urls: []
   paths: []
 database: {{ type: sqlite, sqlite: {{ path: {directory}/db.sqlite }} }}

@@ -26,6 +26,12 @@ pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// A second address of the server, so that mapping and filtering of a NAT can be told apart.
 pub const SERVER_SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
+/// An address of the server as a company's network would have it; only to such may control be plain HTTP.
+pub const SERVER_PRIVATE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+
+/// The name under which every host of the lab knows [`SERVER_PRIVATE_ADDRESS`].
+pub(crate) const SERVER_PRIVATE_NAME: &str = "private.lab";
+
 /// The name under which every host of the lab knows [`SERVER_ADDRESS`].
 pub(crate) const SERVER_NAME: &str = "control.lab";
 
@@ -87,9 +93,9 @@ impl Lab {
             ports: AtomicU32::new(0),
         });
         let server = Host::on_bridge(&ground, "server", SERVER_ADDRESS)?;
-        server
-            .namespace
-            .ip(&format!("address add {SERVER_SECOND_ADDRESS}/24 dev eth0"))?;
+        server.namespace.ip(&format!(
+            "address add {SERVER_SECOND_ADDRESS}/24 dev eth0\naddress add {SERVER_PRIVATE_ADDRESS}/32 dev eth0"
+        ))?;
         Ok(Self {
             ground,
             server,
@@ -124,7 +130,7 @@ impl Lab {
         self.ground.plug(&router, "wan")?;
         let wan = Site::wan_of(index);
         router.ip(&format!(
-            "address add {wan}/24 dev wan\nlink set wan up\nlink add lan type bridge\n\
+            "address add {wan}/24 dev wan\nlink set wan up\nroute add {SERVER_PRIVATE_ADDRESS} dev wan\nlink add lan type bridge\n\
              address add 192.168.{index}.1/24 dev lan\nlink set lan up"
         ))?;
         router.sysctl("ipv4.ip_forward", "1")?;
@@ -154,7 +160,11 @@ impl Lab {
 
 impl Ground {
     fn namespace(&self, role: &str) -> Result<Namespace> {
-        Namespace::create(&self.name, role, &format!("{SERVER_ADDRESS} {SERVER_NAME}\n"))
+        Namespace::create(
+            &self.name,
+            role,
+            &format!("{SERVER_ADDRESS} {SERVER_NAME}\n{SERVER_PRIVATE_ADDRESS} {SERVER_PRIVATE_NAME}\n"),
+        )
     }
 
     /// Connects a new interface of `namespace` with the bridge.
