@@ -1,6 +1,6 @@
 //! How a node becomes a member without a key, how membership ends, and several nodes on one host.
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::lab::{
@@ -150,6 +150,11 @@ fn where_control_is_plain_http_the_relay_is_plain_as_well() {
 fn plain_http_to_a_public_address_is_refused() {
     story(|lab| {
         let a = lab.public_host("a")?;
+        // Somebody has to be there, else this would be an outage to be waited out.
+        let _listener = lab
+            .server()
+            .namespace()
+            .inside(|| TcpListener::bind((SERVER_ADDRESS, 8080)))??;
         let server = format!("http://{SERVER_ADDRESS}:8080");
         let mut node = Sandd::spawn(&a, Role::Node, &SanddOptions::new(&server, Some("hskey-auth-any")))?;
         let status = node.process_mut().wait(Duration::from_secs(10))?;
