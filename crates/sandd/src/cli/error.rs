@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+
 /// A sentence for stderr and the exit code that goes with it.
 #[derive(Debug)]
 pub(super) struct CliError {
@@ -60,11 +62,21 @@ pub(super) fn report_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
-    let end = ["\n\nUsage:", "\n\nFor more information"]
-        .iter()
-        .filter_map(|mark| text.find(mark))
-        .min();
-    let sentence = one_line(text[..end.unwrap_or(text.len())].trim_start_matches("error: "));
+    let sentence = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        format!("a command is missing, one of: {}", command_names(&text).join(", "))
+    } else {
+        let ends = ["\n\nUsage:", "\n\nFor more information"].map(|mark| text.find(mark).unwrap_or(text.len()));
+        let end = ends.into_iter().min().unwrap_or(text.len());
+        one_line(text[..end].trim_start_matches("error: "))
+    };
     eprintln!("sandd: {sentence} (see sandd --help)");
     ExitCode::from(2)
+}
+
+/// The words under `Commands:` in a help text.
+fn command_names(help: &str) -> Vec<&str> {
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    list.take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect()
 }

@@ -1,4 +1,4 @@
-//! Direct mode on loopback with real processes: the built program, and raw `sandd.v1` peers played from the
+//! Real processes on loopback: the built program in direct and tunnel mode, and raw `sandd.v1` peers played from the
 //! specification.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
@@ -8,5 +8,9 @@ mod controller_conformance;
 mod daemon_conformance;
 mod exec;
 mod harness;
+mod keys;
 mod lifecycle;
+mod membership;
+mod mesh_ground;
+mod quickstart;
 mod trees;

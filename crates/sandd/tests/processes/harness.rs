@@ -31,6 +31,7 @@ pub(crate) fn sandd() -> Command {
         "SANDD_REQUIRE_AUTH",
         "RUST_LOG",
         "SANDD_TUNNEL_SERVER",
+        "SANDD_TUNNEL_AUTH_KEY",
     ] {
         command.env_remove(name);
     }
@@ -65,11 +66,34 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn spawn(mut command: Command, log: PathBuf) -> Self {
+    pub(crate) fn spawn(mut command: Command, log: PathBuf) -> Self {
         let file = std::fs::File::create(&log).unwrap();
         Self {
-            child: command.stdin(Stdio::null()).stderr(file).spawn().unwrap(),
+            child: command.stderr(file).spawn().unwrap(),
             log,
+        }
+    }
+
+    /// The first line on stdout, which has to be a pipe.
+    pub(crate) fn first_line(&mut self) -> String {
+        self.lines_until("").pop().unwrap_or_default()
+    }
+
+    /// Lines of stdout up to the first that contains this.
+    pub(crate) fn lines_until(&mut self, word: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut reader = BufReader::new(self.child.stdout.as_mut().unwrap());
+        loop {
+            let mut line = String::new();
+            assert!(
+                reader.read_line(&mut line).unwrap() > 0,
+                "{word}: {lines:?}\n{}",
+                self.log.display()
+            );
+            lines.push(line.trim_end().to_owned());
+            if line.contains(word) {
+                return lines;
+            }
         }
     }
 
@@ -124,10 +148,7 @@ impl Ground {
         ]);
         command.arg(directory.path().join("c.sock")).stdout(Stdio::piped());
         let mut controller = Process::spawn(command, directory.path().join("controller.log"));
-        let mut line = String::new();
-        BufReader::new(controller.child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        let line = controller.first_line();
         let address = line
             .trim()
             .strip_prefix("controller ready at ws://")
