@@ -34,6 +34,7 @@
 //! to a listened port always finds a fresh socket (smoltcp itself knows no backlog).
 
 mod clock;
+mod config;
 mod connection;
 mod device;
 mod echo;
@@ -50,13 +51,14 @@ mod tcp;
 mod time_wait;
 mod udp;
 
+pub use config::StackConfig;
 pub(crate) use connection::ConnectionId;
 pub(crate) use echo::EchoId;
 pub use error::SocketError;
 pub(crate) use listener::ListenerId;
 pub use metrics::StackMetrics;
 pub use shared::{SharedStack, StackGuard, WakeDriver};
-pub use stack::{Stack, StackConfig};
+pub use stack::Stack;
 pub(crate) use udp::{UdpId, reported_address};
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::schedule::Schedule;
 use super::sequence::split_fin;
 use super::time_wait::TimeWait;
 use super::udp::Datagrams;
-use super::{ConnectionId, ListenerId, StackMetrics, UdpId};
+use super::{ConnectionId, ListenerId, StackConfig, StackMetrics, UdpId};
 use crate::packet::{PacketBatch, PacketBuf};
 
 /// Segments that one connection may send before the next one gets its turn.
@@ -28,45 +28,6 @@ const QUANTUM: usize = 32;
 const LOOPED_PER_POLL: usize = 4_096;
 /// When smoltcp says "at once" and then does nothing, it is asked again after this.
 const NOTHING_DONE: Duration = Duration::from_millis(5);
-
-/// What a stack is made from.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct StackConfig {
-    /// Largest IP packet, at least 1280.
-    pub mtu: usize,
-    /// For sequence numbers and ports. [`SharedStack::new`](super::SharedStack::new) draws it from the system; a pure
-    /// stack takes what is here.
-    pub seed: [u8; 16],
-    /// Bytes that a connection may receive unread. Rounded up to one less than a power of two: then the window of a
-    /// SYN, which cannot be scaled exactly, never promises more than there is.
-    pub receive_buffer: usize,
-    /// Bytes that a connection may hold unsent or unacknowledged.
-    pub send_buffer: usize,
-    /// Bound on connections of all kinds.
-    pub max_connections: usize,
-    /// How long a peer may take to complete a handshake.
-    pub connect_timeout: Duration,
-    /// How long a peer may be silent although something is to be acknowledged; about as long as the kernel waits. Who
-    /// needs to know earlier asks the peer.
-    pub stall_timeout: Duration,
-}
-
-impl StackConfig {
-    /// The defaults for a given MTU.
-    #[must_use]
-    pub const fn new(mtu: usize) -> Self {
-        Self {
-            mtu,
-            seed: [0; 16],
-            receive_buffer: 512 * 1024 - 1,
-            send_buffer: 512 * 1024,
-            max_connections: 16_384,
-            connect_timeout: Duration::from_secs(30),
-            stall_timeout: Duration::from_secs(900),
-        }
-    }
-}
 
 /// A userspace TCP/IP stack without clock, task or lock; see the [module](super) for who calls what.
 pub struct Stack {
@@ -112,9 +73,7 @@ impl Stack {
     /// A stack without addresses: everything that comes in is dropped until [`set_addresses`](Self::set_addresses).
     #[must_use]
     pub fn new(mut config: StackConfig, now: Instant) -> Self {
-        config.mtu = config.mtu.clamp(1280, 65_535);
-        config.receive_buffer = (config.receive_buffer.clamp(65_535, (1 << 24) - 1) + 1).next_power_of_two() - 1;
-        config.send_buffer = config.send_buffer.clamp(4_096, 1 << 24);
+        config.bound();
         let clock = Clock::starting_at(now);
         let mut device = QueueDevice::new(config.mtu);
         let seed = u128::from_le_bytes(config.seed);

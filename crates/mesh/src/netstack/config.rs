@@ -1,0 +1,49 @@
+//! [`StackConfig`]: sizes and patience of a stack.
+
+use std::time::Duration;
+
+/// What a stack is made from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StackConfig {
+    /// Largest IP packet, at least 1280.
+    pub mtu: usize,
+    /// For sequence numbers and ports. [`SharedStack::new`](super::SharedStack::new) draws it from the system; a pure
+    /// stack takes what is here.
+    pub seed: [u8; 16],
+    /// Bytes that a connection may receive unread. Rounded up to one less than a power of two: then the window of a
+    /// SYN, which cannot be scaled exactly, never promises more than there is.
+    pub receive_buffer: usize,
+    /// Bytes that a connection may hold unsent or unacknowledged.
+    pub send_buffer: usize,
+    /// Bound on connections of all kinds.
+    pub max_connections: usize,
+    /// How long a peer may take to complete a handshake.
+    pub connect_timeout: Duration,
+    /// How long a peer may be silent although something is to be acknowledged; about as long as the kernel waits. Who
+    /// needs to know earlier asks the peer.
+    pub stall_timeout: Duration,
+}
+
+impl StackConfig {
+    /// The defaults for a given MTU.
+    #[must_use]
+    pub const fn new(mtu: usize) -> Self {
+        Self {
+            mtu,
+            seed: [0; 16],
+            receive_buffer: 512 * 1024 - 1,
+            send_buffer: 512 * 1024,
+            max_connections: 16_384,
+            connect_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(900),
+        }
+    }
+
+    /// Brings every size into the range that the stack can work with.
+    pub(super) fn bound(&mut self) {
+        self.mtu = self.mtu.clamp(1280, 65_535);
+        self.receive_buffer = (self.receive_buffer.clamp(65_535, (1 << 24) - 1) + 1).next_power_of_two() - 1;
+        self.send_buffer = self.send_buffer.clamp(4_096, 1 << 24);
+    }
+}
