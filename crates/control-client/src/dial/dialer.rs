@@ -117,7 +117,6 @@ impl Dialer {
             TlsMode::Verify { name } if name == host => return Ok(self.verifying()?.1),
             TlsMode::Verify { name } => tls::verifying_as(self.verifying()?.0, server_name(name)?),
             TlsMode::Pin { sha256, name } => tls::pinned(*sha256, name.as_deref().map(server_name).transpose()?),
-            TlsMode::InsecureForTests => tls::unverified(),
         };
         built.map(Arc::new).map_err(|error| tls_setup(host, error))
     }

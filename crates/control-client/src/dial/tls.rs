@@ -30,8 +30,6 @@ pub enum TlsMode {
         /// The expected name.
         name: Option<String>,
     },
-    /// Anything that can prove it holds its certificate's key. Only for relays that the coordinator itself marks so.
-    InsecureForTests,
 }
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
@@ -71,13 +69,6 @@ pub(super) fn pinned(sha256: [u8; 32], name: Option<ServerName<'static>>) -> Res
     })
 }
 
-pub(super) fn unverified() -> Result<ClientConfig, Error> {
-    custom(Verifier {
-        provider: provider(),
-        rule: Rule::Anything,
-    })
-}
-
 fn custom(verifier: Verifier) -> Result<ClientConfig, Error> {
     Ok(finish(
         builder()?
@@ -96,7 +87,6 @@ enum Rule {
         sha256: [u8; 32],
         name: Option<ServerName<'static>>,
     },
-    Anything,
 }
 
 #[derive(Debug)]
@@ -122,7 +112,6 @@ impl ServerCertVerifier for Verifier {
                 verify_pin(end_entity, sha256, name.as_ref(), now)?;
                 Ok(ServerCertVerified::assertion())
             }
-            Rule::Anything => Ok(ServerCertVerified::assertion()),
         }
     }
 
