@@ -10,7 +10,7 @@
 //!                                    membership ◀─┴─▶ map ◀── policy          pure: bytes and time in, answers out
 //! ```
 //!
-//! * [`membership`]: who belongs to the mesh; * [`policy`]: who may talk to whom; * [`map`]: what each node is told.
+//! * `membership`: who belongs to the mesh; `policy`: who may talk to whom; `map`: what each node is told.
 //! * [`hooks`]: how a test makes it slow, silent or dishonest.
 //!
 //! A change is told to whom it concerns at once, not on a timer: a node that joins is with its peers within
@@ -38,6 +38,7 @@ pub mod hooks;
 
 mod coordinator;
 mod io;
+mod limits;
 mod map;
 mod membership;
 mod policy;
@@ -45,5 +46,6 @@ mod policy;
 pub use coordinator::{Coordinator, CoordinatorBuilder};
 pub use error::{StartError, StoreError};
 pub use hooks::{CannedAnswer, Hooks, MapLie};
+pub use limits::Limits;
 pub use membership::{KeyError, KeyId, KeyOptions, KeyStatus, LoginError, LoginRequest, NodeId, NodeStatus, UserId};
 pub use policy::{Policy, PolicyError};

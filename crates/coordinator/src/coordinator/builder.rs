@@ -11,6 +11,7 @@ use crate::hooks::Hooks;
 use crate::io::shared::{Core, Published, Shared};
 use crate::io::store::{Loaded, Store};
 use crate::io::tls::{Certificate, SelfMade};
+use crate::limits::Limits;
 use crate::membership::{Membership, Settings};
 use crate::policy::Policy;
 
@@ -28,6 +29,7 @@ pub struct CoordinatorBuilder {
     ephemeral_timeout: Duration,
     offline_grace: Duration,
     node_expiry: Option<Duration>,
+    limits: Limits,
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +53,7 @@ impl CoordinatorBuilder {
             ephemeral_timeout: Duration::from_secs(120),
             offline_grace: Duration::from_secs(5),
             node_expiry: None,
+            limits: Limits::default(),
         }
     }
 
@@ -146,6 +149,13 @@ impl CoordinatorBuilder {
         self
     }
 
+    /// Other limits than the usual ones.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Opens the state and the sockets, and serves.
     ///
     /// # Errors
@@ -178,7 +188,15 @@ impl CoordinatorBuilder {
         let membership = Membership::new(settings, loaded.saved, random, Shared::now());
         store.flush().await?;
         let core = Core::new(membership, policy);
-        let shared = Shared::new(core, store, loaded.identity, Hooks::new(), published, &self.base_domain);
+        let shared = Shared::new(
+            core,
+            store,
+            loaded.identity,
+            Hooks::new(),
+            published,
+            self.limits,
+            &self.base_domain,
+        );
         let shared = Arc::new(shared);
         let clock = Arc::clone(&shared);
         let inner = Inner {

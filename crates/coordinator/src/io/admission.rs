@@ -4,12 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Strangers' connections at once.
-const MAX_TOTAL: usize = 512;
-/// Of these, from one address. Many nodes may stand behind one, and each needs two or three connections to join.
-const MAX_PER_ADDRESS: usize = 128;
-/// All connections at once, members' included.
-const MAX_CONNECTIONS: usize = 8192;
+use crate::limits::Limits;
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -19,9 +14,10 @@ struct Counts {
 }
 
 /// Counts strangers and connections.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Admission {
     counts: Arc<Mutex<Counts>>,
+    limits: Limits,
 }
 
 /// A connection's place. It begins as a stranger's.
@@ -32,11 +28,22 @@ pub(crate) struct Place {
 }
 
 impl Admission {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            counts: Arc::default(),
+            limits,
+        }
+    }
+
     /// A place for a new connection; none when there are too many.
     pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let here = counts.by_address.get(&address).copied().unwrap_or(0);
-        if counts.strangers >= MAX_TOTAL || here >= MAX_PER_ADDRESS || counts.connections >= MAX_CONNECTIONS {
+        let limits = &self.limits;
+        if counts.strangers >= limits.strangers
+            || here >= limits.strangers_per_address
+            || counts.connections >= limits.connections
+        {
             return None;
         }
         counts.strangers += 1;
@@ -85,10 +92,11 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_places_and_members_make_room() {
-        let admission = Admission::default();
+        let limits = Limits::default();
+        let admission = Admission::new(limits);
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let places: Vec<Place> = std::iter::from_fn(|| admission.enter(address)).collect();
-        assert_eq!(places.len(), MAX_PER_ADDRESS);
+        assert_eq!(places.len(), limits.strangers_per_address);
         let other = admission.enter("192.0.2.2".parse().unwrap());
         assert!(other.is_some());
         places[0].is_member();

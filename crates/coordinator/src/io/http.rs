@@ -18,8 +18,6 @@ use super::{derp, node};
 /// Longest head (S-31).
 const MAX_HEAD: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
-/// How long a head may take to arrive.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long an answer may take to be read.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// Requests on one connection before it is closed.
@@ -109,7 +107,7 @@ where
 {
     let mut received = BytesMut::new();
     for _ in 0..MAX_REQUESTS {
-        let head = tokio::time::timeout(HEAD_TIME, read_head(&mut stream, &mut received))
+        let head = tokio::time::timeout(shared.limits.opening, read_head(&mut stream, &mut received))
             .await
             .map_err(|_| HttpError::HeadTimeout)?;
         let head = match head {

@@ -15,8 +15,6 @@ use super::admission::{Admission, Place};
 use super::http;
 use super::shared::Shared;
 
-/// How long the first byte, and then a TLS handshake, may take.
-const OPENING_TIME: Duration = Duration::from_secs(10);
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -27,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until the task is dropped; its connections end with it.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, tls: TlsAcceptor) {
-    let admission = Admission::default();
+    let admission = Admission::new(shared.limits);
     let mut connections = JoinSet::new();
     let mut cuts = shared.hooks.cuts();
     cuts.mark_unchanged();
@@ -75,12 +73,12 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, tls: 
         tracing::debug!(%from, %error, "cannot set socket options");
     }
     let mut first = [0u8];
-    let peeked = tokio::time::timeout(OPENING_TIME, tcp.peek(&mut first)).await;
+    let peeked = tokio::time::timeout(shared.limits.opening, tcp.peek(&mut first)).await;
     if !matches!(peeked, Ok(Ok(1))) {
         return;
     }
     let ended = if first[0] == TLS_HANDSHAKE {
-        match tokio::time::timeout(OPENING_TIME, tls.accept(tcp)).await {
+        match tokio::time::timeout(shared.limits.opening, tls.accept(tcp)).await {
             Ok(Ok(stream)) => http::serve(shared, stream, place, true).await,
             Ok(Err(error)) => {
                 tracing::debug!(%from, %error, "tls handshake failed");

@@ -1,7 +1,7 @@
 //! The body of a map stream: the whole map, then what is new as soon as it is, then keep-alives.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -10,14 +10,9 @@ use tokio::time::Instant;
 
 use super::shared::Shared;
 use crate::hooks::MapLie;
+use crate::limits::with_jitter;
 use crate::map::{MapWriter, Told};
 use crate::membership::NodeId;
-
-/// How long a client may leave a message unread.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Keep-alives come after 50 to 59 s of silence, as Headscale's.
-const KEEP_ALIVE: Duration = Duration::from_secs(50);
-const KEEP_ALIVE_JITTER: u8 = 10;
 
 /// Why a stream ends.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +91,9 @@ impl MapStream<'_> {
             SystemTime::now(),
         );
         self.tell(full).await?;
-        let mut keep_alive_at = next_keep_alive();
+        // After 50 to 59 s of silence, as Headscale's.
+        let interval = with_jitter(shared.limits.map_keep_alive, 5);
+        let mut keep_alive_at = Instant::now() + interval;
         loop {
             tokio::select! {
                 changed = worlds.changed() => {
@@ -125,7 +122,7 @@ impl MapStream<'_> {
                     return Err(reset.map_or_else(StreamEnd::Http2, |_| StreamEnd::ClientLeft));
                 }
             }
-            keep_alive_at = next_keep_alive();
+            keep_alive_at = Instant::now() + interval;
         }
     }
 
@@ -154,7 +151,7 @@ impl MapStream<'_> {
             self.body.reserve_capacity(data.len());
             while self.body.capacity() == 0 {
                 let more = std::future::poll_fn(|cx| self.body.poll_capacity(cx));
-                match tokio::time::timeout(PATIENCE, more).await {
+                match tokio::time::timeout(self.presence.shared.limits.map_write, more).await {
                     Ok(Some(Ok(_))) => {}
                     Ok(Some(Err(error))) => return Err(StreamEnd::Http2(error)),
                     Ok(None) => return Err(StreamEnd::ClientLeft),
@@ -168,12 +165,4 @@ impl MapStream<'_> {
         }
         Ok(())
     }
-}
-
-fn next_keep_alive() -> Instant {
-    let mut byte = [0u8];
-    // Without randomness all streams keep step, which is no harm.
-    let _ = getrandom::fill(&mut byte);
-    let jitter = Duration::from_secs(u64::from(byte[0] % KEEP_ALIVE_JITTER));
-    Instant::now() + KEEP_ALIVE + jitter
 }

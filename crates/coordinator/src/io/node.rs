@@ -19,6 +19,7 @@ use super::map_stream::{MapStream, Presence};
 use super::noise::NoiseStream;
 use super::register;
 use super::shared::Shared;
+use crate::limits::Limits;
 use crate::map::derp_map;
 use crate::membership::{MapRefusal, NodeId};
 
@@ -36,8 +37,6 @@ const FIRST_REQUEST_TIME: Duration = Duration::from_secs(30);
 const REGISTRATION_TIME: Duration = Duration::from_secs(5);
 /// Requests at once on one connection.
 const MAX_STREAMS: u32 = 64;
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PONG_TIME: Duration = Duration::from_secs(20);
 
 const UPGRADE_HEAD: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n";
@@ -140,7 +139,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let pings = connection.ping_pong();
-    let liveness = stay_alive(pings);
+    let liveness = stay_alive(pings, caller.shared.limits);
     let first_request = tokio::time::sleep(FIRST_REQUEST_TIME);
     let stranger = tokio::time::sleep(STRANGER_TIME);
     tokio::pin!(liveness, first_request, stranger);
@@ -169,17 +168,17 @@ where
 }
 
 /// Returns when a ping was not answered in time.
-async fn stay_alive(pings: Option<h2::PingPong>) {
+async fn stay_alive(pings: Option<h2::PingPong>, limits: Limits) {
     let Some(mut pings) = pings else {
         return std::future::pending().await;
     };
     loop {
-        tokio::time::sleep(PING_EVERY).await;
+        tokio::time::sleep(limits.ping).await;
         if pings.send_ping(h2::Ping::opaque()).is_err() {
             return std::future::pending().await;
         }
         let pong = std::future::poll_fn(|cx| pings.poll_pong(cx));
-        match tokio::time::timeout(PONG_TIME, pong).await {
+        match tokio::time::timeout(limits.pong, pong).await {
             Ok(Ok(_)) => {}
             // The connection's own error says more.
             Ok(Err(_)) => return std::future::pending().await,

@@ -13,6 +13,7 @@ use super::frames::Frames;
 use super::store::{Identity, Store};
 use crate::error::StoreError;
 use crate::hooks::Hooks;
+use crate::limits::Limits;
 use crate::map::{RelayAddress, World};
 use crate::membership::{Membership, Now};
 use crate::policy::Policy;
@@ -103,6 +104,7 @@ pub(crate) struct Shared {
     pub(crate) base_domain: String,
     pub(crate) dns: DnsConfig,
     pub(crate) frames: Frames,
+    pub(crate) limits: Limits,
 }
 
 impl Shared {
@@ -112,6 +114,7 @@ impl Shared {
         identity: Identity,
         hooks: Hooks,
         published: Published,
+        limits: Limits,
         base_domain: &str,
     ) -> Self {
         let shared = Self {
@@ -126,6 +129,7 @@ impl Shared {
             published,
             dns: crate::map::dns_config(base_domain),
             frames: Frames::default(),
+            limits,
             base_domain: base_domain.to_owned(),
         };
         shared.publish(&mut shared.lock());

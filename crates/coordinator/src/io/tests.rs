@@ -4,4 +4,5 @@ mod client;
 mod control;
 mod hostile;
 mod load;
+mod patience;
 mod relay;

@@ -16,14 +16,8 @@ use super::outbox::is_disco;
 use super::{Outbox, Relay};
 use crate::io::admission::Place;
 use crate::io::shared::Shared;
+use crate::limits::{Limits, with_jitter};
 
-/// Each step of a login.
-const LOGIN_TIME: Duration = Duration::from_secs(10);
-/// How long one write may wait for a client to read.
-const WRITE_TIME: Duration = Duration::from_secs(5);
-/// Keep-alives come after 60 to 65 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
-const KEEP_ALIVE_JITTER_MS: u64 = 5_000;
 /// Bytes written at once.
 const BATCH: usize = 64 << 10;
 /// Room made before each read.
@@ -73,7 +67,7 @@ where
     let mut out = BytesMut::from(head);
     relay.login().greet(&mut out);
     let login = async {
-        write(&mut stream, &mut out).await?;
+        write(&mut stream, &mut out, shared.limits.relay_write).await?;
         loop {
             if let Some(frame) = decoder.next_frame()? {
                 return Ok(frame);
@@ -83,7 +77,7 @@ where
             }
         }
     };
-    let frame: Result<RawFrame, DerpError> = tokio::time::timeout(LOGIN_TIME, login)
+    let frame: Result<RawFrame, DerpError> = tokio::time::timeout(shared.limits.opening, login)
         .await
         .map_err(|_| DerpError::LoginTimeout)?;
     let frame = frame?;
@@ -95,7 +89,7 @@ where
     place.is_member();
     let mut out = BytesMut::new();
     relay.login().admit(&key, &ServerInfo::current(), &mut out);
-    write(&mut stream, &mut out).await?;
+    write(&mut stream, &mut out, shared.limits.relay_write).await?;
 
     let outbox = Arc::new(Outbox::default());
     let number = relay.enter(key, Arc::clone(&outbox));
@@ -116,7 +110,7 @@ where
     };
     let ended = tokio::select! {
         ended = session.read(reader, decoder) => ended,
-        ended = pump(writer, &outbox) => ended,
+        ended = pump(writer, &outbox, shared.limits) => ended,
     };
     if outbox.dropped() > 0 {
         tracing::debug!(client = %key.short(), dropped = outbox.dropped(), "a relay client read too slowly");
@@ -137,11 +131,11 @@ impl Drop for Seat<'_> {
     }
 }
 
-/// Writes everything; each step must move within [`WRITE_TIME`].
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, out: &mut BytesMut) -> Result<(), DerpError> {
+/// Writes everything; each step must move within `patience`.
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, out: &mut BytesMut, patience: Duration) -> Result<(), DerpError> {
     while !out.is_empty() {
         let step = stream.write_buf(out);
-        if tokio::time::timeout(WRITE_TIME, step)
+        if tokio::time::timeout(patience, step)
             .await
             .map_err(|_| DerpError::Stuck)??
             == 0
@@ -149,18 +143,14 @@ async fn write<S: AsyncWrite + Unpin>(stream: &mut S, out: &mut BytesMut) -> Res
             return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
         }
     }
-    tokio::time::timeout(WRITE_TIME, stream.flush())
+    tokio::time::timeout(patience, stream.flush())
         .await
         .map_err(|_| DerpError::Stuck)??;
     Ok(())
 }
 
-async fn pump<S: AsyncWrite + Unpin>(mut writer: S, outbox: &Outbox) -> Result<(), DerpError> {
-    let mut jitter = [0u8; 2];
-    // Without randomness all keep step, which is no harm.
-    let _ = getrandom::fill(&mut jitter);
-    let jitter = Duration::from_millis(u64::from(u16::from_le_bytes(jitter)) % KEEP_ALIVE_JITTER_MS);
-    let mut keep_alive = tokio::time::interval(KEEP_ALIVE + jitter);
+async fn pump<S: AsyncWrite + Unpin>(mut writer: S, outbox: &Outbox, limits: Limits) -> Result<(), DerpError> {
+    let mut keep_alive = tokio::time::interval(with_jitter(limits.relay_keep_alive, 12));
     keep_alive.reset();
     let mut out = BytesMut::with_capacity(BATCH);
     loop {
@@ -168,7 +158,7 @@ async fn pump<S: AsyncWrite + Unpin>(mut writer: S, outbox: &Outbox) -> Result<(
             return Err(DerpError::ThrownOff);
         }
         if !out.is_empty() {
-            write(&mut writer, &mut out).await?;
+            write(&mut writer, &mut out, limits.relay_write).await?;
             continue;
         }
         tokio::select! {

@@ -41,6 +41,7 @@ pub(super) async fn start(configure: impl FnOnce(CoordinatorBuilder) -> Coordina
 /// A connection inside ts2021.
 pub(super) struct Control {
     requests: SendRequest<Bytes>,
+    stop: tokio::sync::watch::Sender<bool>,
 }
 
 impl Control {
@@ -71,10 +72,21 @@ impl Control {
             }
         }
         let (requests, connection) = h2::client::handshake(noise).await.unwrap();
+        let (stop, mut stopped) = tokio::sync::watch::channel(false);
         tokio::spawn(async move {
-            let _ = connection.await;
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = &mut connection => {}
+                // The connection stays open, and nobody works on it.
+                Ok(()) = stopped.changed() => std::future::pending().await,
+            }
         });
-        Self { requests }
+        Self { requests, stop }
+    }
+
+    /// From now on it neither reads nor writes, without being closed.
+    pub(super) fn stop_driving(&self) {
+        self.stop.send_replace(true);
     }
 
     pub(super) async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> (u16, RecvStream) {
