@@ -1,7 +1,7 @@
 //! The shell: the only place of this crate with tokio, sockets, tasks and clocks.
 //!
-//! [`driver`] owns the engine and runs its loop; [`udp`] and [`derp`] are the underlay, [`tun`] and the netstack the
-//! device above; [`reach`] finds out how this node can be reached; [`resolve`] asks the system's DNS for STUN hosts.
+//! `driver` owns the engine and runs its loop; `udp` and `derp` are the underlay, `tun` and the netstack the
+//! device above; `reach` finds out how this node can be reached; `resolve` asks the system's DNS for STUN hosts.
 
 pub mod derp;
 pub(crate) mod device;
