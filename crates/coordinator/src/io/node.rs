@@ -219,7 +219,7 @@ async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, mut respond: 
         },
     };
     if let Err(Refusal(status, text)) = outcome {
-        tracing::debug!(%path, %status, "refused");
+        tracing::debug!(?path, %status, "refused");
         send(&mut respond, status, "text/plain; charset=utf-8", Bytes::from(text));
     }
 }

@@ -181,7 +181,8 @@ impl Membership {
             return Ok(id);
         }
         key.check(now.wall)?;
-        let requested = request.hostinfo.as_ref().map(|info| info.request_tags.join(" "));
+        let hostinfo = request.hostinfo.as_ref().map(super::update::bounded_with_tags);
+        let requested = hostinfo.map(|info| info.request_tags.join(" "));
         if let Some(tags) = requested.filter(|tags| !tags.is_empty() && existing.is_none()) {
             return Err(format!(
                 "handling register with auth key: creating new node: requested tags [{tags}] are invalid or not permitted"
