@@ -105,6 +105,9 @@ fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
         | Command::Logout(_)
         | Command::Quickstart(_) => false,
     };
+    if stays {
+        forbid_core_dumps();
+    }
     log::init(cli.log_format, if stays { "info" } else { "warn" });
     match cli.command {
         Command::Daemon(args) => args.run(flat),
@@ -128,6 +131,15 @@ fn is_flat_form(arguments: &[OsString]) -> bool {
         Some("--help" | "-h" | "--version" | "-V") => false,
         Some(first) => first.starts_with('-'),
         None => arguments.len() < 2,
+    }
+}
+
+/// Keys are in memory: no core dump, and no other process of this user may look (S-06). `SANDD_ALLOW_CORE=1` is for us.
+fn forbid_core_dumps() {
+    #[cfg(target_os = "linux")]
+    if std::env::var_os("SANDD_ALLOW_CORE").is_none_or(|value| value != "1") {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tracing::warn;
@@ -17,6 +17,9 @@ use crate::escape::Escaped;
 use crate::transport::tunnel::MeshDialer;
 use crate::transport::{DirectDialer, ServerUrl, Transport};
 use crate::wire::ids::DaemonId;
+
+/// From the signal to the end (spec §5.1).
+const STOP_WITHIN: Duration = Duration::from_millis(4_700);
 
 /// Flags of the daemon.
 #[derive(Debug, Args)]
@@ -83,10 +86,14 @@ impl DaemonArgs {
             }
             let kept = self.id()?;
             let daemon = Daemon::start(self.config(kept.id().clone(), labels, transport));
-            stop.received().await;
+            tokio::select! {
+                () = stop.received() => {}
+                () = async { reaper::reap_as_init().await; std::future::pending().await } => {}
+            }
+            let until = Instant::now() + STOP_WITHIN;
             daemon.shutdown().await;
             if let Some(node) = node {
-                node.shutdown().await;
+                node.shutdown_until(until).await;
             }
             Ok(ExitCode::SUCCESS)
         })

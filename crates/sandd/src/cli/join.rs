@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use sandd_control_client::keys::NodePublicKey;
@@ -19,6 +19,9 @@ use crate::local::{Handler, HandlerFuture, LocalServer, Request, Response};
 
 /// How long leaving the mesh may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// What it gets when everything else took its time.
+const LEAVE_AT_LEAST: Duration = Duration::from_millis(300);
 
 /// Flags of every command that joins a mesh.
 #[derive(Debug, Clone, Args)]
@@ -231,13 +234,19 @@ impl Node {
 
     /// Leaves the mesh; an ephemeral node is forgotten at once.
     pub(super) async fn shutdown(self) {
+        self.shutdown_until(Instant::now() + LEAVE_WITHIN).await;
+    }
+
+    /// The same with a time by which the process is to be gone.
+    pub(super) async fn shutdown_until(self, until: Instant) {
         let leave = async {
             if self.ephemeral {
                 let _ = self.mesh.logout().await;
             }
             self.mesh.shutdown().await;
         };
-        let _ = tokio::time::timeout(LEAVE_WITHIN, leave).await;
+        let until = until.max(Instant::now() + LEAVE_AT_LEAST);
+        let _ = tokio::time::timeout_at(until.into(), leave).await;
         self.log.abort();
     }
 }

@@ -84,7 +84,11 @@ pub fn run_helper() -> ExitCode {
     // Both can only fail where the system lacks them; the tree is then as good as the process group.
     let _ = rustix::process::setsid();
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    {
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        // It was started as `/proc/self/exe`, which would be its name in a list of processes.
+        let _ = rustix::thread::set_name(c"sandd-command");
+    }
     match spawn(&order) {
         Ok(shell) => {
             std::thread::spawn(move || wait_for_end(socket, shell));

@@ -126,8 +126,8 @@ impl Commands {
             }
         };
         let (result, leftover) = exec::run(&self.0.helper, job.spec, cancel).await;
-        if matches!(result, Err(ExecFailure::HelperLost)) {
-            reaper::sweep().await;
+        if let Err(ExecFailure::HelperLost { helper }) = result {
+            reaper::sweep(helper).await;
         }
         let answer = answer(job.id.clone(), result);
         match job.outbox.send(&answer).await {

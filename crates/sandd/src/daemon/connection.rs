@@ -19,7 +19,7 @@ use crate::wire::v1::{Message, Metadata};
 const MAX_REPLIES: usize = 1_024;
 
 /// Time for the close frame to leave.
-const GOODBYE: Duration = Duration::from_millis(1_100);
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Why a connection is over.
 #[derive(Debug)]

@@ -54,7 +54,7 @@ pub(super) enum ExecFailure {
     #[error("command was ended because {0}")]
     Cancelled(&'static str),
     #[error("the process that watched over the command was killed; what the command did is unknown")]
-    HelperLost,
+    HelperLost { helper: i32 },
 }
 
 /// What stays when the answer is out: the helper, as long as background children live.
@@ -68,7 +68,7 @@ pub(super) struct Leftover {
 #[derive(Debug)]
 struct Helper {
     child: Child,
-    _known: KnownHelper,
+    known: KnownHelper,
     socket: BufReader<UnixStream>,
 }
 
@@ -150,7 +150,10 @@ pub(super) async fn run(
         Ok(Report::Exited(code)) => (code, None),
         Ok(Report::Signaled(signal)) => (-1, Some(signal)),
         Ok(Report::Failed(reason)) => return (Err(ExecFailure::Start(reason)), None),
-        Err(_) => return (Err(ExecFailure::HelperLost), None),
+        Err(_) => {
+            let helper = helper.known.pid();
+            return (Err(ExecFailure::HelperLost { helper }), None);
+        }
     };
     drain(&mut out, &mut err).await;
     let leftover = (out.pipe.is_some() || err.pipe.is_some() || !helper.has_ended()).then(|| Leftover {
@@ -199,7 +202,7 @@ async fn start(program: &HelperProgram, spec: CommandSpec) -> std::io::Result<(H
     Ok((
         Helper {
             child,
-            _known: known,
+            known,
             socket: BufReader::new(socket),
         },
         stdout,

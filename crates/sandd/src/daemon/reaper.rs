@@ -2,7 +2,7 @@
 //! ends it (S-43).
 //!
 //! No orphan reaches the daemon in another way, since a helper outlives all its descendants. Only as process 1 of a
-//! container are there others, and those are reaped, not ended.
+//! container are there others: they are told by their session, and reaped, not ended.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,13 @@ impl Drop for KnownHelper {
     }
 }
 
+impl KnownHelper {
+    /// Its process id, which is also its session.
+    pub(super) fn pid(&self) -> i32 {
+        self.0
+    }
+}
+
 /// Starts a helper and remembers it.
 pub(super) fn spawn_helper(command: &mut Command) -> std::io::Result<(Child, KnownHelper)> {
     let mut helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,22 +50,24 @@ pub fn adopt_orphans() {
     }
 }
 
-/// Ends every orphan that fell to this process.
+/// Ends every orphan that fell to this process; as process 1 only those in the session of the helper that was killed.
 #[cfg(target_os = "linux")]
-pub(super) async fn sweep() {
+pub(super) async fn sweep(helper: i32) {
     use std::time::Duration;
 
     use super::tree;
     use rustix::process::{Pid, Signal, WaitOptions};
 
     let me = rustix::process::getpid();
-    if !IS_SUBREAPER.load(Ordering::Relaxed) || me.as_raw_pid() == 1 {
+    if !IS_SUBREAPER.load(Ordering::Relaxed) {
         return;
     }
     for _ in 0..100 {
         let orphans = {
             let helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
-            tree::strange_children(me.as_raw_pid(), &helpers)
+            let mut orphans = tree::strange_children(me.as_raw_pid(), &helpers);
+            orphans.retain(|&pid| !me.is_init() || tree::session(pid) == Some(helper));
+            orphans
         };
         if orphans.is_empty() {
             return;
@@ -74,4 +83,28 @@ pub(super) async fn sweep() {
 
 /// Ends every orphan that fell to this process.
 #[cfg(not(target_os = "linux"))]
-pub(super) async fn sweep() {}
+#[expect(clippy::unused_async, reason = "the same signature everywhere")]
+pub(super) async fn sweep(_helper: i32) {}
+
+/// As process 1 of a container: reaps what its former parents left behind, for ever.
+pub async fn reap_as_init() {
+    #[cfg(target_os = "linux")]
+    if rustix::process::getpid().is_init() {
+        use super::tree;
+        use rustix::process::{Pid, WaitOptions};
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let Ok(mut child_ended) = signal(SignalKind::child()) else {
+            return;
+        };
+        while child_ended.recv().await.is_some() {
+            let helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
+            for pid in tree::strange_children(1, &helpers)
+                .into_iter()
+                .filter_map(Pid::from_raw)
+            {
+                let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+    }
+}

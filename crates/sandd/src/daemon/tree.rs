@@ -66,13 +66,29 @@ fn read_processes(zombies: bool) -> BTreeMap<i32, i32> {
     entries.filter_map(read).collect()
 }
 
-/// State and parent from a line of `/proc/PID/stat`; the name in brackets may hold anything.
+/// The session that a process belongs to.
+#[cfg(target_os = "linux")]
+pub(super) fn session(pid: i32) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // State, parent, group, session.
+    fields(&stat)?.nth(3)?.parse().ok()
+}
+
+/// State and parent from a line of `/proc/PID/stat`.
 fn parse_stat(stat: &[u8]) -> Option<(u8, i32)> {
-    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
-    let rest = std::str::from_utf8(stat.get(after_name..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
+    let mut fields = fields(stat)?;
     let state = *fields.next()?.as_bytes().first()?;
     Some((state, fields.next()?.parse().ok()?))
+}
+
+/// What follows the name, which stands in brackets and may hold anything.
+fn fields(stat: &[u8]) -> Option<std::str::SplitAsciiWhitespace<'_>> {
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    Some(
+        std::str::from_utf8(stat.get(after_name..)?)
+            .ok()?
+            .split_ascii_whitespace(),
+    )
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ const DATA_QUEUE: usize = 16;
 const URGENT_QUEUE: usize = 64;
 
 /// Time to say goodbye.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(400);
 
 fn config() -> WebSocketConfig {
     // The buffers are allocated per connection, and a controller holds a thousand of them.
