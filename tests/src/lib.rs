@@ -2,7 +2,7 @@
 //!
 //! [`lab`] is their ground: network namespaces with routers between them, a Headscale and tailscaled as they are
 //! shipped, and the `sandd` under test. Each test is one story that runs in a lab of its own, so they run side by side.
-//! The layout follows `paths.md` section 10, the measuring rules its section 9.4.
+//! docs/TESTING.md says how to run it and how figures are taken.
 
 #![expect(
     clippy::missing_errors_doc,

@@ -1,6 +1,6 @@
 //! The figures: how long from a start to the first answer, how long until the path is direct, what an idle node costs.
 //!
-//! Rules of `paths.md` section 9.4: one topology, one relay, a cold start each run, the peer already up, medians with p95.
+//! One topology, one relay, a cold start each run, the peer already up, medians with p95.
 //! Both contestants have a kernel interface, so that the same row of echo requests judges them.
 
 mod contestant;

@@ -1,4 +1,4 @@
-//! The routers of the lab behave as `paths.md` section 10.3 says. Else every story about paths would mean nothing.
+//! The routers of the lab behave as their kind (RFC 4787) does. Else every story about paths would mean nothing.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},

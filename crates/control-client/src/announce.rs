@@ -1,4 +1,4 @@
-//! What the coordinator is told of this node, and when (control.md §5.12): pure.
+//! What the coordinator is told of this node, and when: pure.
 //!
 //! Every update makes Headscale send this whole node to every peer, so identical data is not sent, bursts become one
 //! update, and a bucket of tokens keeps the steady rate at one a second. The first updates of a connection go out almost

@@ -1,4 +1,4 @@
-//! Registration as a pure machine: what to ask next, given what the coordinator answered (control.md §4).
+//! Registration as a pure machine: what to ask next, given what the coordinator answered.
 //!
 //! ```text
 //!            ┌────────── node key expired, or in use elsewhere: new node key, once ──────────┐

@@ -1,6 +1,6 @@
 //! The userspace TCP/IP stack: what a node speaks TCP, UDP and ICMP echo with when it has no kernel device.
 //!
-//! It stands at the inner end of a packet's way (`dataplane.md` §10): outward `net/*` → [`Stack`] → engine, inward
+//! It stands at the inner end of a packet's way: outward `net/*` → [`Stack`] → engine, inward
 //! engine → [`Stack`] → `net/*`. One packet is one whole IP packet in a [`PacketBuf`](crate::packet::PacketBuf).
 //! Nothing that comes in is ever dialled to the host: a segment finds a socket of this stack, or is answered with RST
 //! or "port unreachable", or is dropped and counted.

@@ -1,4 +1,4 @@
-//! What a site's router does to packets: `paths.md` section 10.3 as nft rules.
+//! What a site's router does to packets, as nft rules.
 //!
 //! Interfaces are called `wan` and `lan` in every router. nft 1.0.6 wants a newline before each closing brace.
 

@@ -1,4 +1,4 @@
-//! Registration over a connection: asks, shows a login, rotates the node key, and commits it (control.md §1.2, §4).
+//! Registration over a connection: asks, shows a login, rotates the node key, and commits it.
 //!
 //! A new node key is on disk as "trying" before the coordinator hears of it, and becomes the node key when the
 //! coordinator has taken it: a crash in between loses nothing that the coordinator knows.

@@ -1,4 +1,4 @@
-//! Answers to [`PingRequest`]: by them Headscale learns whether a subnet router still lives (control.md §5.11).
+//! Answers to [`PingRequest`]: by them Headscale learns whether a subnet router still lives.
 //!
 //! Only the path of the URL is used, and always at the coordinator that we know: it cannot make us ask elsewhere (S-22).
 

@@ -1,4 +1,4 @@
-//! Packet rules from the wire (control.md §6.1). A part that cannot be read is left out, which only ever lets in less.
+//! Packet rules from the wire. A part that cannot be read is left out, which only ever lets in less.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! [`MapSession`]: applies the messages of one map stream, first the whole map, then deltas (control.md §5.5 to §5.7).
+//! [`MapSession`]: applies the messages of one map stream, first the whole map, then deltas.
 //!
 //! Pure: a message and the time in, a [`NetmapDelta`] out. A new stream begins with [`MapSession::begin_stream`]; the map
 //! of the old one stays in force until the first message replaces it, so that the data plane does not flap, and what the

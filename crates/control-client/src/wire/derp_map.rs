@@ -1,4 +1,4 @@
-//! Relays as the coordinator lists them (control.md §5.7).
+//! Relays as the coordinator lists them.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,10 @@ pub struct DerpHomeParams {
 
 /// One region.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.7 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct DerpRegion {
     #[serde(rename = "RegionID", default)]
     pub region_id: i64,
@@ -78,7 +81,10 @@ pub struct DerpRegion {
 
 /// One relay server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.7 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct DerpNode {
     #[serde(rename = "Name", default, deserialize_with = "nullable")]
     pub name: String,

@@ -1,4 +1,4 @@
-//! Names as the coordinator gives them (control.md §7.1).
+//! Names as the coordinator gives them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,10 @@ use super::lenient::{List, is_false, list, nullable};
 
 /// DNS settings of the tailnet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 7.1 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct DnsConfig {
     #[serde(
         rename = "Resolvers",
@@ -78,7 +81,10 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String,
 
 /// An upstream resolver.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 7.1 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct Resolver {
     #[serde(
         rename = "Addr",
@@ -105,7 +111,10 @@ pub struct Resolver {
 
 /// A record that the coordinator adds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 7.1 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct DnsRecord {
     #[serde(rename = "Name", default)]
     pub name: String,

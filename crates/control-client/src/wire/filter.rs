@@ -1,4 +1,4 @@
-//! Packet rules as the coordinator gives them (control.md §6.1). What they mean is read in
+//! Packet rules as the coordinator gives them. What they mean is read in
 //! [`crate::netmap`], where a part that does not parse is left out: rules only ever let in.
 
 use ipnet::IpNet;

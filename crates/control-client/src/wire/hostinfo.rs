@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::lenient::{is_false, is_zero, list, nullable};
 
-/// A node's description. It must be complete in every request: Headscale replaces what it has (control.md §5.1).
+/// A node's description. It must be complete in every request: Headscale replaces what it has.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[expect(
     missing_docs,
-    reason = "the names are the protocol's; control.md 5.10 explains those that matter"
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains those that matter"
 )]
 pub struct Hostinfo {
     #[serde(
@@ -152,7 +152,7 @@ pub struct Service {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[expect(
     missing_docs,
-    reason = "the names are the protocol's; control.md 5.10 explains those that matter"
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains those that matter"
 )]
 pub struct NetInfo {
     #[serde(rename = "MappingVariesByDestIP", default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! `POST /machine/map`: [`MapRequest`], and [`MapResponse`], of which a stream brings many (control.md §5).
+//! `POST /machine/map`: [`MapRequest`], and [`MapResponse`], of which a stream brings many.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,10 @@ use crate::keys::{DiscoPublicKey, NodePublicKey};
 
 /// Opens the stream, or updates what the coordinator knows of us.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.1 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct MapRequest {
     #[serde(rename = "Version", default)]
     pub version: i64,
@@ -75,10 +78,13 @@ pub struct MapRequest {
     pub omit_peers: bool,
 }
 
-/// One message of the stream: a whole map first, changes later. What an absent field means stands in control.md §5.5
+/// One message of the stream: a whole map first, changes later. What an absent field means is in Tailscale's `tailcfg`
 /// and is carried out by `netmap::MapSession`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.5 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct MapResponse {
     #[serde(
         rename = "KeepAlive",
@@ -239,9 +245,12 @@ fn packet_filters<'de, D: Deserializer<'de>>(
         .collect())
 }
 
-/// The coordinator wants to know whether we are alive (control.md §5.11).
+/// The coordinator wants to know whether we are alive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.11 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct PingRequest {
     #[serde(rename = "URL", default, deserialize_with = "nullable")]
     pub url: String,

@@ -1,4 +1,4 @@
-//! Nodes in a map: [`Node`] whole, [`PeerChange`] in part, and their owners (control.md §5.6, §5.9).
+//! Nodes in a map: [`Node`] whole, [`PeerChange`] in part, and their owners.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +30,10 @@ pub(super) fn optional_cap_map<'de, D: Deserializer<'de>>(deserializer: D) -> Re
 
 /// A node, ourselves or a peer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.9 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct Node {
     #[serde(rename = "ID")]
     pub id: i64,
@@ -179,7 +182,10 @@ pub struct Node {
 
 /// What changed of a peer; an absent field did not. Region 0 and capability version 0 count as absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are the protocol's; control.md 5.6 explains each")]
+#[expect(
+    missing_docs,
+    reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
+)]
 pub struct PeerChange {
     #[serde(rename = "NodeID")]
     pub node_id: i64,

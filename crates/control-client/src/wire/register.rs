@@ -1,4 +1,4 @@
-//! `GET /key` and `POST /machine/register` (control.md §2.1, §4).
+//! `GET /key` and `POST /machine/register`.
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! The kernel TUN device, for programs other than ours: the optional place of the userspace stack (`sandd.md` §10.3).
+//! The kernel TUN device, for programs other than ours: the optional place of the userspace stack.
 //!
 //! It stands at the inner end of a packet's way, as the netstack does: [`TunDevice::recv`] gives what the kernel routes
 //! into the mesh, [`TunDevice::try_send`] takes what came out of it. Addresses and routes of both families follow the
@@ -233,7 +233,7 @@ impl Shared {
     }
 }
 
-/// The words to act on (`sandd.md` §10.3, D21).
+/// The words to act on.
 fn explain(name: &str, error: &io::Error) -> io::Error {
     let instead = "or leave the TUN device out: userspace mode needs neither";
     let needs = "add NET_ADMIN and /dev/net/tun (docker: --cap-add NET_ADMIN --device /dev/net/tun)";

@@ -1,4 +1,4 @@
-//! Every row of control.md §5.5, and the pitfalls of its §11 that concern the map.
+//! Every field of a map message, absent and present, and the mistakes that clients have made with them.
 
 use std::time::{Duration, UNIX_EPOCH};
 
