@@ -76,7 +76,7 @@ impl UdpSocket {
         }
     }
 
-    /// The first mesh address of this node, and the port.
+    /// The first mesh address of this node (unspecified before it has one), and the port.
     ///
     /// # Errors
     ///

@@ -12,7 +12,7 @@ pub struct StackMetrics {
     pub dropped_malformed: u64,
     /// Dropped: sent to an address that this node does not have.
     pub dropped_foreign: u64,
-    /// Dropped: a source that no peer can have.
+    /// Dropped: a source that no peer can have (ours, loopback, multicast, unspecified).
     pub dropped_source: u64,
     /// Dropped: a SYN that found its listener's backlog, or the stack, full.
     pub dropped_backlog: u64,

@@ -270,7 +270,7 @@ impl Connection {
 
     fn deadline(&self, shared: &Shared) -> Instant {
         let admission = self.admitted.is_none().then_some(self.admission_due);
-        let ping = match {
+        let ping = match (self.pinged, self.suspect) {
             (None, _) => self.last_received + PING_AFTER,
             (Some(pinged), false) => pinged + SUSPECT_AFTER,
             (Some(pinged), true) => pinged + DEAD_AFTER,

@@ -44,7 +44,7 @@ impl TcpListener {
         poll_fn(|context| self.poll_accept(context)).await
     }
 
-    /// The first mesh address of this node, and the port.
+    /// The first mesh address of this node (unspecified before it has one), and the port.
     ///
     /// # Errors
     ///
