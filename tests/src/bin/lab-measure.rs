@@ -186,6 +186,7 @@ fn idle_table(idle: &[IdleCost]) -> String {
             vec![
                 line.what.clone(),
                 format!("{:.1}", line.rss_mib),
+                format!("{:.1}", line.anonymous_mib),
                 format!("{:.2}", line.cpu_percent),
                 line.threads.to_string(),
                 format!("{:.0}", line.watched_s),
@@ -193,7 +194,14 @@ fn idle_table(idle: &[IdleCost]) -> String {
         })
         .collect();
     table(
-        &["idle", "RSS, MiB", "CPU, % of a core", "threads", "watched, s"],
+        &[
+            "idle",
+            "RSS, MiB",
+            "of it heap and stacks",
+            "CPU, % of a core",
+            "threads",
+            "watched, s",
+        ],
         &rows,
     )
 }

@@ -66,6 +66,8 @@ pub struct Process {
 pub struct ProcessUsage {
     /// Memory that is resident now, in KiB.
     pub rss_kib: u64,
+    /// The part of it that is not a file's: heap and stacks.
+    pub anonymous_kib: u64,
     /// Processor time spent since its start, user and system.
     pub cpu: Duration,
     /// Threads that it has now.
@@ -182,6 +184,7 @@ impl Process {
             fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?;
         Ok(ProcessUsage {
             rss_kib: field("VmRSS:")?,
+            anonymous_kib: field("RssAnon:")?,
             // USER_HZ is 100 on every Linux that we meet.
             cpu: Duration::from_millis(ticks * 10),
             threads: field("Threads:")?,

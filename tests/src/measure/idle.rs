@@ -31,6 +31,8 @@ pub struct IdleCost {
     pub what: String,
     /// Resident memory, MiB.
     pub rss_mib: f64,
+    /// The part of it that is heap and stacks, MiB.
+    pub anonymous_mib: f64,
     /// Share of one core, per cent.
     pub cpu_percent: f64,
     /// Threads.
@@ -80,9 +82,14 @@ fn cost(what: String, process: &Process, watch: Duration) -> Result<IdleCost> {
     let spent = after.cpu.saturating_sub(before.cpu);
     Ok(IdleCost {
         what,
-        rss_mib: f64::from(u32::try_from(after.rss_kib).unwrap_or(u32::MAX)) / 1024.0,
+        rss_mib: mib(after.rss_kib),
+        anonymous_mib: mib(after.anonymous_kib),
         cpu_percent: 100.0 * spent.as_secs_f64() / elapsed.as_secs_f64(),
         threads: after.threads,
         watched_s: elapsed.as_secs_f64(),
     })
+}
+
+fn mib(kib: u64) -> f64 {
+    f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
 }

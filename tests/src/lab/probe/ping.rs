@@ -39,7 +39,7 @@ struct Sample {
 pub struct PingRecord {
     /// When the first answer came.
     pub first_answer: Option<Instant>,
-    /// Requests sent after the first one that was answered, that one included.
+    /// Requests sent after the first answer came. Those before it waited for a path, in a queue that may be full.
     pub sent: usize,
     /// How many of those went unanswered.
     pub lost: usize,
@@ -87,10 +87,11 @@ impl Pinger {
     pub fn record_now(&self) -> PingRecord {
         let horizon = Instant::now().checked_sub(Duration::from_secs(1));
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let first_answer = samples.iter().filter_map(|sample| sample.answered).min();
         let counted: Vec<Sample> = samples
             .iter()
             .copied()
-            .skip_while(|sample| sample.answered.is_none())
+            .filter(|sample| first_answer.is_some_and(|first| sample.sent >= first))
             .filter(|sample| sample.answered.is_some() || horizon.is_some_and(|horizon| sample.sent < horizon))
             .collect();
         drop(samples);
@@ -102,7 +103,7 @@ impl Pinger {
             .collect();
         trips.sort_unstable();
         PingRecord {
-            first_answer: answers.first().copied(),
+            first_answer,
             sent: counted.len(),
             lost: counted.len() - answers.len(),
             longest_silence: answers
