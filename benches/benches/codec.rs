@@ -1,7 +1,5 @@
 //! What every small message costs: disco boxes, STUN, inner IP headers.
 
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
-
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -1,7 +1,5 @@
 //! What routing and filtering cost a packet, with few rules and peers and with many.
 
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
-
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
