@@ -79,8 +79,7 @@ pub fn run(mut arguments: Vec<OsString>) -> ExitCode {
     }
     let flat = is_flat_form(&arguments);
     if flat {
-        let at = arguments.len().min(1);
-        arguments.insert(at, "daemon".into());
+        arguments.insert(command_position(&arguments), "daemon".into());
     }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
@@ -125,12 +124,28 @@ fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
     }
 }
 
+/// Where the command's name stands or would stand: behind the program's name and flags that all commands share.
+fn command_position(arguments: &[OsString]) -> usize {
+    let mut at = 1;
+    while let Some(word) = arguments.get(at).and_then(|word| word.to_str()) {
+        match word {
+            "--log-format" => at += 2,
+            word if word.starts_with("--log-format=") => at += 1,
+            _ => break,
+        }
+    }
+    at.min(arguments.len())
+}
+
 /// True when the arguments are the original's: flags alone.
 fn is_flat_form(arguments: &[OsString]) -> bool {
-    match arguments.get(1).and_then(|first| first.to_str()) {
+    match arguments
+        .get(command_position(arguments))
+        .and_then(|first| first.to_str())
+    {
         Some("--help" | "-h" | "--version" | "-V") => false,
         Some(first) => first.starts_with('-'),
-        None => arguments.len() < 2,
+        None => command_position(arguments) == arguments.len(),
     }
 }
 
@@ -187,5 +202,7 @@ mod tests {
         assert!(flat(&["sandd", "-s", "ws://a/ws"]));
         assert!(!flat(&["sandd", "--help"]) && !flat(&["sandd", "-V"]) && !flat(&["sandd", "daemon"]));
         assert!(!flat(&["sandd", "nonsense"]));
+        assert!(flat(&["sandd", "--log-format", "json", "-s", "ws://a/ws"]) && flat(&["sandd", "--log-format=json"]));
+        assert!(!flat(&["sandd", "--log-format", "json", "up"]) && !flat(&["sandd", "--log-format=json", "--help"]));
     }
 }

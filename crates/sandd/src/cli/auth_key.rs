@@ -76,7 +76,10 @@ pub(super) fn hide(arguments: &[OsString]) -> Result<(), CliError> {
 
 /// True for the commands that join a mesh.
 fn joins(arguments: &[OsString]) -> bool {
-    let first = arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    let first = arguments
+        .get(super::command_position(arguments))
+        .and_then(|word| word.to_str())
+        .unwrap_or_default();
     match first {
         "up" => true,
         "daemon" | "controller" => arguments.iter().any(|word| word == "--tunnel"),
@@ -117,8 +120,12 @@ fn execute_again(arguments: &[OsString], place: Option<Place>, key: Zeroizing<Ve
         Some(Place::Next(at)) => rest[at - 1] = "-".into(),
         Some(Place::Joined(at)) => rest[at - 1] = format!("{FLAG}=-").into(),
         None => {
-            // Before a `--`, and behind the command's name where there is one.
-            let at = usize::from(rest.first().is_some_and(|word| !word.as_bytes().starts_with(b"-")));
+            // Behind the command's name where there is one.
+            let position = super::command_position(arguments);
+            let is_name = arguments
+                .get(position)
+                .is_some_and(|word| !word.as_bytes().starts_with(b"-"));
+            let at = position - 1 + usize::from(is_name);
             rest.splice(at..at, [FLAG.into(), "-".into()]);
         }
     }

@@ -14,7 +14,7 @@ use super::registry::{ConnectionId, Entry};
 use super::state::{Control, Handle, Shared};
 use crate::escape::Escaped;
 use crate::transport::websocket::{Inbound, Outbox, Reader, Writer};
-use crate::wire::ids::{DaemonId, RequestId};
+use crate::wire::ids::{DaemonId, InstanceSecret, RequestId};
 use crate::wire::link::{ControllerEvent, ControllerLink, Outgoing};
 use crate::wire::v1::{Message, Metadata};
 
@@ -161,7 +161,7 @@ impl Connection {
         &mut self,
         text: String,
         metadata: Metadata,
-        instance: Option<String>,
+        instance: Option<InstanceSecret>,
         link: &mut ControllerLink,
     ) {
         let checked = DaemonId::from_peer(&text)

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::ids::DaemonId;
+use crate::wire::ids::{DaemonId, InstanceSecret};
 
 /// A node of the mesh, as the mesh itself knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub enum Identity {
     /// Somebody; a daemon of ours at least tells a secret of its process.
     Unproven {
         /// That secret.
-        instance: Option<String>,
+        instance: Option<InstanceSecret>,
     },
 }
 
@@ -63,19 +63,10 @@ impl Identity {
     pub fn proves_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Node(a), Self::Node(b)) => a.key == b.key || a.node_id == b.node_id,
-            (Self::Unproven { instance: Some(a) }, Self::Unproven { instance: Some(b) }) => secrets_match(a, b),
+            (Self::Unproven { instance: Some(a) }, Self::Unproven { instance: Some(b) }) => a.matches(b),
             (Self::Node(_) | Self::Unproven { .. }, Self::Node(_) | Self::Unproven { .. }) => false,
         }
     }
-}
-
-/// Compares in a time that depends on the lengths alone (S-07).
-fn secrets_match(a: &str, b: &str) -> bool {
-    a.len() == b.len()
-        && a.bytes()
-            .zip(b.bytes())
-            .fold(0, |differences, (a, b)| differences | (a ^ b))
-            == 0
 }
 
 /// Why a claim was refused; the text goes to the daemon.
@@ -104,7 +95,7 @@ pub trait IdentityRule: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ClaimRefused::Stranger`].
-    fn identify(&self, from: IpAddr, instance: Option<String>) -> Result<Identity, ClaimRefused>;
+    fn identify(&self, from: IpAddr, instance: Option<InstanceSecret>) -> Result<Identity, ClaimRefused>;
 
     /// Binds the id to the identity, or says whose it is.
     ///
@@ -121,7 +112,7 @@ pub trait IdentityRule: Send + Sync + fmt::Debug {
 pub struct OpenMode;
 
 impl IdentityRule for OpenMode {
-    fn identify(&self, _from: IpAddr, instance: Option<String>) -> Result<Identity, ClaimRefused> {
+    fn identify(&self, _from: IpAddr, instance: Option<InstanceSecret>) -> Result<Identity, ClaimRefused> {
         Ok(Identity::Unproven { instance })
     }
 
@@ -212,7 +203,7 @@ impl<M: Members> MeshMode<M> {
 }
 
 impl<M: Members> IdentityRule for MeshMode<M> {
-    fn identify(&self, from: IpAddr, _instance: Option<String>) -> Result<Identity, ClaimRefused> {
+    fn identify(&self, from: IpAddr, _instance: Option<InstanceSecret>) -> Result<Identity, ClaimRefused> {
         self.members
             .whois(from)
             .map(Identity::Node)
@@ -280,7 +271,7 @@ mod tests {
     #[test]
     fn only_the_same_proven_identity_replaces() {
         let unproven = |instance: Option<&str>| Identity::Unproven {
-            instance: instance.map(str::to_owned),
+            instance: instance.map(|text| text.to_owned().into()),
         };
         assert!(unproven(Some("s")).proves_same(&unproven(Some("s"))));
         assert!(!unproven(Some("s")).proves_same(&unproven(Some("t"))));

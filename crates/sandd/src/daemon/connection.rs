@@ -12,6 +12,7 @@ use super::reconnect::Reconnect;
 use crate::escape::Escaped;
 use crate::transport::TransportError;
 use crate::transport::websocket::{self, Inbound, Outbox, Reader, Writer};
+use crate::wire::ids::InstanceSecret;
 use crate::wire::link::{DaemonEvent, DaemonLink, Outgoing};
 use crate::wire::v1::{Message, Metadata};
 
@@ -33,13 +34,13 @@ pub(super) enum ConnectionEnd {
 /// What a daemon says of itself at each registration.
 #[derive(Debug)]
 pub(super) struct Identity {
-    instance: String,
+    instance: InstanceSecret,
 }
 
 impl Identity {
     pub(super) fn new(_config: &DaemonConfig) -> Self {
         Self {
-            instance: uuid::Uuid::new_v4().simple().to_string(),
+            instance: InstanceSecret::random(),
         }
     }
 

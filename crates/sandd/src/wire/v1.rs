@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::MAX_FRAME;
-use super::ids::{RequestId, SessionId};
+use super::ids::{InstanceSecret, RequestId, SessionId};
 
 /// Nesting that a message may have before we look at it (S-29).
 const MAX_DEPTH: usize = 32;
@@ -111,7 +111,7 @@ pub enum Message {
         metadata: Metadata,
         /// Ours: a secret of this daemon process, so that its next connection may replace a half-open one (S-27).
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        instance: Option<String>,
+        instance: Option<InstanceSecret>,
     },
     RegisterAck {
         success: bool,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{LinkEnd, Outgoing, REAP_AFTER, REGISTER_TIMEOUT, Silence, SilenceVerdict};
+use crate::wire::ids::InstanceSecret;
 use crate::wire::v1::{Message, Metadata};
 
 /// What the controller's shell learns from a link.
@@ -16,7 +17,7 @@ pub enum ControllerEvent {
         /// What it says of itself.
         metadata: Metadata,
         /// The secret of that daemon process, if it sent one.
-        instance: Option<String>,
+        instance: Option<InstanceSecret>,
     },
     /// The daemon's heart beats.
     Heartbeat,
@@ -97,7 +98,13 @@ impl ControllerLink {
         }
     }
 
-    fn handle_register(&mut self, daemon_id: String, metadata: Metadata, instance: Option<String>, now: Instant) {
+    fn handle_register(
+        &mut self,
+        daemon_id: String,
+        metadata: Metadata,
+        instance: Option<InstanceSecret>,
+        now: Instant,
+    ) {
         let until = match &self.state {
             State::New { until } => *until,
             State::Deciding { .. } => return self.answer_register(false, "a registration is being decided already"),

@@ -202,7 +202,7 @@ fn register() -> impl Strategy<Value = Message> {
                     version,
                     labels,
                 },
-                instance,
+                instance: instance.map(InstanceSecret::from),
             },
         )
 }
