@@ -31,6 +31,8 @@ pub enum MeshEvent {
         peers: usize,
         /// It came from the state file.
         cached: bool,
+        /// From its arrival until peers, routes and rules followed it.
+        took: Duration,
     },
     /// A peer is in the map that was not there before.
     PeerAdded {

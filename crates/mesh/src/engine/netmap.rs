@@ -54,11 +54,6 @@ impl Engine {
         if update.delta.full || update.delta.self_node || update.delta.dns || !upserted.is_empty() {
             self.names = Arc::new(NameTable::new(&map));
         }
-        let event = MeshEvent::NetmapApplied {
-            peers: self.peers.len(),
-            cached: update.cached,
-        };
-        self.outputs.push_back(Output::Event(event));
     }
 
     fn apply_self(&mut self, _now: Instant) {

@@ -266,7 +266,9 @@ async fn log_events(mesh: Mesh) {
             MeshEvent::ControlDisconnected { reason, retry_in } => {
                 warn!(reason = %Escaped(&reason), retry_in_ms = %retry_in.as_millis(), "coordinator lost, the mesh goes on");
             }
-            MeshEvent::NetmapApplied { peers, cached } => tracing::debug!(peers, cached, "network map applied"),
+            MeshEvent::NetmapApplied { peers, cached, took } => {
+                tracing::debug!(peers, cached, ?took, "network map applied")
+            }
             MeshEvent::PeerAdded { name, .. } => info!(peer = %Escaped(&name), "peer added"),
             MeshEvent::PeerRemoved { name, .. } => info!(peer = %Escaped(&name), "peer removed"),
             MeshEvent::PeerConnected { name, .. } => info!(peer = %Escaped(&name), "peer connected"),

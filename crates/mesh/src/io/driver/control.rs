@@ -53,7 +53,11 @@ impl Driver {
             self.tell(MeshEvent::NeedsAttention { reason });
         }
         self.publish_snapshot(Some(update.cached));
-        tracing::debug!(peers = update.map.peers.len(), cached = update.cached, took = ?started.elapsed(), "netmap applied");
+        self.tell(MeshEvent::NetmapApplied {
+            peers: update.map.peers.len(),
+            cached: update.cached,
+            took: started.elapsed(),
+        });
     }
 
     fn control_state(&mut self, state: ControlState) {
