@@ -1,4 +1,4 @@
-//! [`StunHosts`]: addresses of the STUN servers a relay map names, through literals first and the system's DNS else.
+//! Addresses of the STUN servers that a relay map names, through literals first and the system's DNS else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
