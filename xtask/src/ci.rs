@@ -51,7 +51,8 @@ pub(crate) fn run() -> Result<()> {
     cargo_deny(&mut steps)?;
     steps.command("clippy", minutes(20), tree::cargo(&CLIPPY))?;
     let mut doc = tree::cargo(&DOC);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
+    // Private items are documented, too, so links to them lead somewhere.
+    doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
     steps.command("documentation", minutes(15), doc)?;
 
     let peers = peers_if_possible(&mut steps)?;
