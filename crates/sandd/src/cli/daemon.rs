@@ -142,6 +142,9 @@ impl DaemonArgs {
         if let Some(id) = &self.daemon_id {
             return Ok(Id::Given(id.clone()));
         }
+        if self.tunnel && self.join.is_ephemeral() {
+            return Ok(Id::Given(DaemonId::random()));
+        }
         let given = self.join.state_dir();
         let kept = state::directory(given, Role::Daemon).and_then(|directory| {
             state::ensure(&directory)?;

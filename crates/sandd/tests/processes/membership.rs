@@ -209,6 +209,18 @@ async fn an_ephemeral_daemon_leaves_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_daemon_needs_no_directory() {
+    let ground = MeshGround::new();
+    let _controller = ground.controller("c");
+    let mut command = ground.join("daemon", "no");
+    std::fs::write(ground.path("no"), "in the way").unwrap();
+    command.args(["--tunnel-ephemeral", "-s", "ws://controller:8765/ws"]);
+    command.env("SANDD_TUNNEL_AUTH_KEY", ground.key(&["--ephemeral"]));
+    let _daemon = ground.start(command, "d");
+    eventually("it registers", async || (ground.daemons("c").len() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_inside_the_controller() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
