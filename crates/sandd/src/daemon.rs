@@ -1,7 +1,7 @@
 //! The worker side: dials its controller, runs what it is asked to run, answers (spec §5).
 //!
-//! A command's way: [`connection`] reads a message, [`dispatch`] says which verb it is, [`commands`] gives it a turn,
-//! [`exec`] runs it through the re-executed helper in [`child`], [`output`] bounds what it wrote, and the answer goes
+//! A command's way: `connection` reads a message, `dispatch` says which verb it is, `commands` gives it a turn,
+//! `exec` runs it through the re-executed helper in [`child`], `output` bounds what it wrote, and the answer goes
 //! back on the connection that asked. [`reconnect`] decides when to dial again; commands do not notice a reconnect
 //! unless it takes longer than a minute.
 
