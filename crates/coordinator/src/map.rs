@@ -7,7 +7,7 @@
 //!
 //! There is no queue of changes: a stream that is slow, or away for a moment, later gets the difference to the world as
 //! it is then. So nothing has to be collected on a timer either: a change goes out at once, and what happened while a
-//! message was being written is in the next one. Differences that fit become patches (control.md §5.6).
+//! message was being written is in the next one. Differences that fit become patches.
 
 mod derp_map;
 mod dns;

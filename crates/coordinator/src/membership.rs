@@ -2,7 +2,7 @@
 //!
 //! Pure: requests and `now` in, answers out. It keeps a revision per node, from which [`crate::map`] finds what peers
 //! must be told, and a list of what has changed since it was last saved ([`Membership::take_unsaved`]). Registration
-//! follows Headscale rule by rule, with Headscale's own texts (control.md §4).
+//! follows Headscale rule by rule, with Headscale's own texts.
 
 mod address;
 mod key;

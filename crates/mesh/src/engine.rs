@@ -144,11 +144,15 @@ impl Engine {
         for outcome in self.pings.expire(now) {
             self.outputs.push_back(Output::Ponged(outcome));
         }
-        while let Some((at, id)) = self.deadlines.first().copied() {
-            if at > now {
-                break;
-            }
-            self.deadlines.pop_first();
+        // Each peer once: whatever it asks for next, even at once, waits for the next call.
+        let due: Vec<_> = self
+            .deadlines
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .copied()
+            .collect();
+        for (at, id) in due {
+            self.deadlines.remove(&(at, id));
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             peer.scheduled = None;
             if let Some(tunnel) = &mut peer.tunnel {

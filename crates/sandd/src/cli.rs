@@ -1,4 +1,4 @@
-//! The commands of the program `sandd`, one file each (spec §8).
+//! The commands of the program `sandd`, one file each.
 //!
 //! Each command parses into a struct of its own, runs on a runtime of its own and ends in an exit code or in one line on
 //! stderr. `sandd --server-url ...` without a command is the original's daemon and means `sandd daemon ...`.

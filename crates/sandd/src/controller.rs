@@ -1,4 +1,4 @@
-//! The controlling side: daemons dial in, and this runs commands on them (spec §6).
+//! The controlling side: daemons dial in, and this runs commands on them.
 //!
 //! [`accept`] answers the port, `connection` is one task per daemon, [`registry`] knows who is there (pure),
 //! [`identity`] who may be whom (pure), `pending` ties answers to their requests (pure), [`exec`] is what callers use.

@@ -1,4 +1,4 @@
-//! The worker side: dials its controller, runs what it is asked to run, answers (spec §5).
+//! The worker side: dials its controller, runs what it is asked to run, answers.
 //!
 //! A command's way: `connection` reads a message, `dispatch` says which verb it is, `commands` gives it a turn,
 //! `exec` runs it through the re-executed helper in [`child`], `output` bounds what it wrote, and the answer goes
@@ -60,7 +60,7 @@ pub struct DaemonConfig {
 }
 
 impl DaemonConfig {
-    /// The defaults of spec §4.10 and §8.1.
+    /// The defaults that users know from the flags.
     #[must_use]
     pub fn new(url: ServerUrl, id: DaemonId, transport: Transport) -> Self {
         Self {

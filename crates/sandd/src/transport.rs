@@ -1,4 +1,4 @@
-//! How bytes get from a daemon to its controller: over the host's own network or through the mesh (spec §2).
+//! How bytes get from a daemon to its controller: over the host's own network or through the mesh.
 //!
 //! Everything above this module sees a [`ByteStream`] and does not know which of the two it is. [`direct`] dials TCP and,
 //! for `wss`, TLS; [`tunnel`] dials and listens inside the mesh; [`websocket`] puts `sandd.v1` messages on either.

@@ -1,4 +1,4 @@
-//! `sandd.v1`: what travels between controller and daemon (spec §4).
+//! `sandd.v1`: what travels between controller and daemon.
 //!
 //! One message is one WebSocket text frame with one JSON object; its `type` names one of 34 messages:
 //!
@@ -20,7 +20,7 @@ pub mod v1;
 /// The WebSocket subprotocol that both sides must agree on.
 pub const SUBPROTOCOL: &str = "sandd.v1";
 
-/// The largest frame a v1 peer takes; what counts is the JSON text (spec §4.2).
+/// The largest frame a v1 peer takes; what counts is the JSON text.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
 
 /// The largest message a v1 peer may send, when it splits it into frames.

@@ -1,4 +1,4 @@
-//! The relay: packets between members that have no direct path (paths.md §3).
+//! The relay: packets between members that have no direct path.
 //!
 //! ```text
 //! connection of A: read ─▶ SendPacket(B) ─▶ Relay finds B's connection ─▶ its Outbox ─▶ write ─▶ B

@@ -218,7 +218,7 @@ fn route(shared: &Shared, head: &Head, is_tls: bool) -> Next {
     }
 }
 
-/// The handshake's first message, out of its header (control.md §3.4).
+/// The handshake's first message, out of its header.
 fn initiation(head: &Head) -> Result<Vec<u8>, Page> {
     match head.upgrade.as_deref() {
         Some("tailscale-control-protocol") => {}

@@ -1,4 +1,4 @@
-//! One node's connection: Noise, HTTP/2 on it, and `/machine/…` inside (control.md §3, §8.2).
+//! One node's connection: Noise, HTTP/2 on it, and `/machine/…` inside.
 
 use std::sync::Arc;
 use std::time::Duration;

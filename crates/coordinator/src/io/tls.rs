@@ -1,7 +1,7 @@
 //! Certificates: given, or self-made and published by their hash.
 //!
 //! A self-made certificate comes with a second, *meta* certificate that names the relay's key. Real clients that find it
-//! log in to the relay one round trip sooner (paths.md §3.3).
+//! log in to the relay one round trip sooner.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The relay inside, as nodes are told of it: one region with one server (control.md §5.7, paths.md §3.1).
+//! The relay inside, as nodes are told of it: one region with one server.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -254,7 +254,7 @@ fn a_new_policy_changes_filter_and_sight() {
     assert_eq!(opened.packet_filters["base"].as_ref().unwrap().len(), 1);
 }
 
-/// A client that applies messages by the rules of control.md §5.5 and nothing else.
+/// A client that applies messages by the protocol's rules and nothing else.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Reader {
     own: Option<Node>,

@@ -1,5 +1,5 @@
 //! Logins that wait for a person: a node came without a key, got a URL, and asks again until someone has decided
-//! (control.md §4.4).
+//!.
 
 use std::time::{Duration, Instant};
 

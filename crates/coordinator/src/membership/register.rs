@@ -1,4 +1,4 @@
-//! `POST /machine/register`: joining, refreshing, rotating and leaving (control.md §4.3–4.6).
+//! `POST /machine/register`: joining, refreshing, rotating and leaving.
 //!
 //! The table of cases, in the order of the code: logout; refresh of a known key; follow-up of a login; pre-auth key;
 //! new login. A refusal is an answer with `Error`, and its text is Headscale's wherever Headscale has one.

@@ -1,4 +1,4 @@
-//! Registration as a table of cases (control.md §4.3–4.6), updates, and what time does.
+//! Registration as a table of cases, updates, and what time does.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -132,7 +132,7 @@ impl Policy {
 }
 
 impl Compiled {
-    /// The packet rules of one node: those whose destination it is, with its own addresses (control.md §6.5).
+    /// The packet rules of one node: those whose destination it is, with its own addresses.
     pub(crate) fn rules_for(&self, node: NodeId) -> Vec<FilterRule> {
         let Some(rules) = &self.rules else {
             return vec![FilterRule {

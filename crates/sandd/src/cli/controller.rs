@@ -1,4 +1,4 @@
-//! `sandd controller` (spec §6, §8.2, §10.1).
+//! `sandd controller`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `sandd coordinator`: the small coordinator of our own, and questions to the one that runs (spec §8.2).
+//! `sandd coordinator`: the small coordinator of our own, and questions to the one that runs.
 
 mod handler;
 mod orders;

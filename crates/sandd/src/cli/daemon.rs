@@ -1,4 +1,4 @@
-//! `sandd daemon`, and the original's flags without a command (spec §8.1).
+//! `sandd daemon`, and the original's flags without a command.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::transport::tunnel::MeshDialer;
 use crate::transport::{DirectDialer, ServerUrl, Transport};
 use crate::wire::ids::DaemonId;
 
-/// From the signal to the end (spec §5.1).
+/// From the signal to the end.
 const STOP_WITHIN: Duration = Duration::from_millis(4_700);
 
 /// Flags of the daemon.

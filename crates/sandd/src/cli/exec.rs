@@ -1,4 +1,4 @@
-//! `sandd exec`: a command's output on our stdout and stderr, its exit status as ours (spec §8.2).
+//! `sandd exec`: a command's output on our stdout and stderr, its exit status as ours.
 
 use std::io::Write;
 use std::path::PathBuf;

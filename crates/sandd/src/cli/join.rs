@@ -1,4 +1,4 @@
-//! The tunnel flags, alike on every command that joins, and what joining means for a process (spec §10; S-03, S-05).
+//! The tunnel flags, alike on every command that joins, and what joining means for a process (S-03, S-05).
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

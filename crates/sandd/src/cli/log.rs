@@ -1,4 +1,4 @@
-//! Log lines: fields on stderr, as text or JSON (spec §13).
+//! Log lines: fields on stderr, as text or JSON.
 
 use std::io::IsTerminal;
 

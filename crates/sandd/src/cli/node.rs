@@ -1,4 +1,4 @@
-//! `sandd status`, `ip`, `ping`, `netcheck`, `logout`: questions to the node that runs on this host (spec §8.2, §13).
+//! `sandd status`, `ip`, `ping`, `netcheck`, `logout`: questions to the node that runs on this host.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! State directories, one folder a role (spec §10.5; S-04, S-05), and the id that a daemon keeps in its own.
+//! State directories, one folder a role (S-04, S-05), and the id that a daemon keeps in its own.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! The controller's port: `/ws`, `/health`, `/stats`, and clear refusals for everything else (spec §4.1, §6.3; S-31).
+//! The controller's port: `/ws`, `/health`, `/stats`, and clear refusals for everything else (S-31).
 //!
 //! The request head is read and judged here, not by the WebSocket library, since the answers are a contract: 400 without
 //! `sandd.v1`, 404 for other paths, 405 for other methods.

@@ -1,4 +1,4 @@
-//! One connection: registration, heartbeats, answers to their waiters (spec §4.5, §6.2; S-24, S-27, S-28).
+//! One connection: registration, heartbeats, answers to their waiters (S-24, S-27, S-28).
 
 use std::net::SocketAddr;
 use std::pin::Pin;

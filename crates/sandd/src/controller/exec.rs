@@ -1,4 +1,4 @@
-//! Runs a command on a daemon, or on many at once (spec §4.6, §6.2).
+//! Runs a command on a daemon, or on many at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Who may register as whom (spec §4.5; S-24, S-26, S-27), pure.
+//! Who may register as whom (S-24, S-26, S-27), pure.
 //!
 //! In tunnel mode the source address of a connection belongs to a node of the mesh, and that node's key is the proof. The
 //! first node that claims an id is bound to it; another node is refused as long as the bound one is a member of the

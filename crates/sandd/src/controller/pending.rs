@@ -1,4 +1,4 @@
-//! Request id to waiter (spec §6.1, §6.2; S-28), pure.
+//! Request id to waiter (S-28), pure.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Who is there (spec §6.1, §6.3), pure.
+//! Who is there, pure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! The re-executed helper that stands between the daemon and one command (spec §5.2; S-42, S-43).
+//! The re-executed helper that stands between the daemon and one command (S-42, S-43).
 //!
 //! Between `fork` and `exec` only `unsafe` code may run, so the daemon starts its own program again in a hidden mode, and
 //! that process, alone and single-purpose, does what has to be done first: a session of its own, and the role of

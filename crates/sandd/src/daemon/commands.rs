@@ -1,4 +1,4 @@
-//! Gives commands their turn, and sees to it that none outlives what it was started for (spec §5.2; S-43).
+//! Gives commands their turn, and sees to it that none outlives what it was started for (S-43).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One link to the controller: dial, register, serve until it ends (spec §5.1).
+//! One link to the controller: dial, register, serve until it ends.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Runs one command: helper, pipes, deadline, the end of its tree (spec §4.6, §5.2; D2, S-43).
+//! Runs one command: helper, pipes, deadline, the end of its tree (S-43).
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use super::output::{Captured, Collector, JSON_BUDGET, KEPT, finish_both};
 use super::policy::{MAX_DEADLINE, is_private_variable};
 use super::reaper::{self, KnownHelper};
 
-/// After the shell ended, how long output of background children may still come (spec §5.2: answer within 1 s).
+/// After the shell ended, how long output of background children may still come.
 const LINGER: Duration = Duration::from_millis(200);
 
 /// After the order to end, how long the tree may take: TERM, 2 s, KILL, and some room.
@@ -32,7 +32,7 @@ pub(super) struct CommandSpec {
 /// How a command ended by itself.
 #[derive(Debug)]
 pub(super) struct Finished {
-    /// Exit code, or -1 for a signal (spec §4.6).
+    /// Exit code, or -1 for a signal.
     pub exit_code: i32,
     pub signal: Option<i32>,
     pub stdout: Captured,

@@ -1,4 +1,4 @@
-//! Which commands run now and which wait (spec §5.2; D1): in order of arrival, up to a bound at once (pure).
+//! Which commands run now and which wait: in order of arrival, up to a bound at once (pure).
 
 use std::collections::{BTreeSet, VecDeque};
 

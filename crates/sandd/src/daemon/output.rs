@@ -1,4 +1,4 @@
-//! Output of a command, bounded: the beginning and the end are kept, the middle is counted (spec §5.2; D3).
+//! Output of a command, bounded: the beginning and the end are kept, the middle is counted.
 //!
 //! A v1 peer takes frames of 16 MiB of *JSON*, in which one control character is six. So raw bytes bound the memory while
 //! the command runs, and JSON characters bound what is sent.

@@ -1,4 +1,4 @@
-//! What a daemon allows and what it keeps to itself (spec §5.2, §17; S-42, limits of security.md §6), pure.
+//! What a daemon allows and what it keeps to itself (S-42), pure.
 
 use std::ffi::OsStr;
 use std::time::Duration;

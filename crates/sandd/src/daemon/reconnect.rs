@@ -1,4 +1,4 @@
-//! When to dial again (spec §4.10; D16): the first time within a second, then longer up to a ceiling, always jittered.
+//! When to dial again: the first time within a second, then longer up to a ceiling, always jittered.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Direct mode: the host's own TCP, with TLS for `wss` (spec §2, §4.1; S-21).
+//! Direct mode: the host's own TCP, with TLS for `wss` (S-21).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The controller's address as a daemon is given it (spec §8.1; S-22).
+//! The controller's address as a daemon is given it (S-22).
 
 use std::fmt;
 use std::str::FromStr;

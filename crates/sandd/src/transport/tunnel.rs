@@ -1,4 +1,4 @@
-//! Tunnel mode: dial and listen inside the mesh (spec §10.2, §10.3; S-23).
+//! Tunnel mode: dial and listen inside the mesh (S-23).
 //!
 //! Mesh names are looked up in the network map and never through the system's resolver. A connection ends as soon as the
 //! map says that its peer is gone or that the name has moved to another node, not when TCP notices: so a controller that

@@ -1,4 +1,4 @@
-//! `sandd.v1` messages on a WebSocket over any byte stream (spec §4.1, §4.2).
+//! `sandd.v1` messages on a WebSocket over any byte stream.
 //!
 //! A connection is split in two: the [`Reader`] is polled by the connection's own task, a writer task drains the
 //! [`Outbox`]. So a side that is busy writing a large frame still reads, and two of them cannot block each other.
@@ -202,7 +202,7 @@ fn split(socket: WebSocketStream<ByteStream>) -> (Reader, Writer, Outbox) {
     (Reader(stream), Writer { sink, urgent, data }, outbox)
 }
 
-/// Upgrades a dialled stream; an answer that names no subprotocol, or another one, is a failure (spec §4.1).
+/// Upgrades a dialled stream; an answer that names no subprotocol, or another one, is a failure.
 ///
 /// # Errors
 /// [`TransportError::Upgrade`] and its time-out.

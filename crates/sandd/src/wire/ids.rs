@@ -1,4 +1,4 @@
-//! Names on the wire: daemons, requests, sessions (spec §4.2, §4.5; S-29).
+//! Names on the wire: daemons, requests, sessions (S-29).
 //!
 //! The controller makes request and session ids (UUID version 4, lower case); everybody else treats them as opaque.
 //! A daemon id that one of our own flags sets is strict, one that a v1 peer sends may be any printable text.
@@ -50,7 +50,7 @@ impl DaemonId {
         Ok(Self(text.to_owned()))
     }
 
-    /// Checks an id that a v1 peer registers with: 1 to 256 bytes of printable text (spec §17).
+    /// Checks an id that a v1 peer registers with: 1 to 256 bytes of printable text.
     ///
     /// # Errors
     /// [`DaemonIdError`], which never repeats the text.

@@ -1,4 +1,4 @@
-//! The life of one connection as a pure machine: register, ack, heartbeat, silence (spec §4.5, §4.10; S-31).
+//! The life of one connection as a pure machine: register, ack, heartbeat, silence (S-31).
 //!
 //! Both sides follow one grammar: feed `handle_*` with what came and what time it is, then drain `poll_transmit` and
 //! `poll_event`, and come back at `poll_timeout`. The shells own the socket and the clock.

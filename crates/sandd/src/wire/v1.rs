@@ -1,4 +1,4 @@
-//! The 34 messages of `sandd.v1`, exactly the original's fields, defaults and tolerance (spec §4.2, §4.4).
+//! The 34 messages of `sandd.v1`, exactly the original's fields, defaults and tolerance.
 //!
 //! Fields that we add (marked so) are left out when they say nothing, so that a message without them is byte for byte
 //! what the original writes; every generation of the original ignores fields that it does not know.
@@ -78,7 +78,7 @@ pub struct Metadata {
 
 /// One snapshot in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the table of spec §4.4")]
+#[expect(missing_docs, reason = "the fields are the table of `sandd.v1`")]
 pub struct SnapshotInfo {
     pub id: String,
     pub created_at: i64,
@@ -103,7 +103,7 @@ fn is_false(value: &bool) -> bool {
 /// One message of `sandd.v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "variants and fields are the catalogue of spec §4.4")]
+#[expect(missing_docs, reason = "variants and fields are the catalogue of `sandd.v1`")]
 pub enum Message {
     // Connection.
     Register {

@@ -1,4 +1,4 @@
-//! Bad input gets one clear line on stderr and a non-zero exit code, never a backtrace (spec §8.1).
+//! Bad input gets one clear line on stderr and a non-zero exit code, never a backtrace.
 
 use crate::harness::{run, sandd, text};
 

@@ -1,4 +1,4 @@
-//! Our controller against raw daemons of each generation (spec §4.3, §4.5, §4.11).
+//! Our controller against raw daemons of each generation.
 
 use std::time::{Duration, Instant};
 

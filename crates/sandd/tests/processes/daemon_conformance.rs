@@ -1,4 +1,4 @@
-//! Our daemon against raw controllers of each generation (spec §4.3, §4.5, §4.11).
+//! Our daemon against raw controllers of each generation.
 
 use std::time::Duration;
 

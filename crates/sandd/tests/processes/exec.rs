@@ -1,4 +1,4 @@
-//! Commands: exit codes, deaths, output, environment, order (spec §4.6, §5.2).
+//! Commands: exit codes, deaths, output, environment, order.
 
 use std::time::{Duration, Instant};
 

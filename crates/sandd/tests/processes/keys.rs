@@ -1,4 +1,4 @@
-//! How a key gets in, and that nobody else sees it (S-02, S-03; spec §10.5).
+//! How a key gets in, and that nobody else sees it (S-02, S-03).
 
 use std::io::Write;
 use std::process::Stdio;

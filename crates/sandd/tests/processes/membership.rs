@@ -1,4 +1,4 @@
-//! Nodes, daemons and their controller on one mesh: identity, removal, new addresses (spec §10; S-24, S-27).
+//! Nodes, daemons and their controller on one mesh: identity, removal, new addresses (S-24, S-27).
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

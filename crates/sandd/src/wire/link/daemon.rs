@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{LinkEnd, Outgoing, REGISTER_TIMEOUT, Silence, SilenceVerdict};
 use crate::wire::v1::Message;
 
-/// Messages that may come before `register_ack` and are kept (spec §4.5).
+/// Messages that may come before `register_ack` and are kept.
 const MAX_EARLY: usize = 64;
 
 /// What the daemon's shell learns from its link.
@@ -30,7 +30,7 @@ pub struct DaemonLink {
     registering_until: Option<Instant>,
     ever_registered: bool,
     next_heartbeat: Option<Instant>,
-    /// Armed by the first ack, so that a controller that never acks is not cut off (spec §4.3).
+    /// Armed by the first ack, so that a controller that never acks is not cut off.
     last_ack: Option<Instant>,
     silence: Silence,
     early: VecDeque<Message>,
