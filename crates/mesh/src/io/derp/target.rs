@@ -41,6 +41,14 @@ fn target(node: &DerpNode, ideal: Option<&DerpNode>, control: &ControlUrl) -> Op
         .into_iter()
         .filter_map(|text| text.parse().ok())
         .collect();
+    // A coordinator elsewhere must not send us to ourselves (S-22).
+    let control_is_here = is_host_local(control.host());
+    let elsewhere = |host: &str| control_is_here || !is_host_local(host);
+    let literals_ok = literals.iter().all(|ip| elsewhere(&ip.to_string()));
+    if !literals_ok || (literals.is_empty() && !elsewhere(&node.host_name)) {
+        tracing::warn!(relay = %node.name.escape_debug(), "a relay at a loopback or link-local address is not dialled");
+        return None;
+    }
     // A text that is no address switches its family off; with both off there is nothing to dial.
     if literals.is_empty() && !node.ipv4.is_empty() && !node.ipv6.is_empty() {
         return None;
@@ -74,6 +82,15 @@ fn target(node: &DerpNode, ideal: Option<&DerpNode>, control: &ControlUrl) -> Op
             "GET /derp HTTP/1.1\r\nHost: {bracketed}{port}\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n{ideal}"
         ),
     })
+}
+
+/// A name or address that means this host or its link alone.
+fn is_host_local(host: &str) -> bool {
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
 }
 
 /// How the server proves itself. A certificate hash that cannot be read must not fall back to something weaker.
@@ -207,6 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn a_coordinator_elsewhere_cannot_send_us_to_ourselves() {
+        for (host, ipv4) in [
+            ("derp.example.com", "127.0.0.1"),
+            ("derp.example.com", "169.254.169.254"),
+            ("localhost", ""),
+            ("[::1]", ""),
+        ] {
+            let relay = DerpNode {
+                host_name: host.trim_matches(['[', ']']).to_owned(),
+                ipv4: ipv4.to_owned(),
+                ..node()
+            };
+            assert_eq!(one(relay.clone(), "https://control.example.com"), None, "{host} {ipv4}");
+            assert!(one(relay, "http://127.0.0.1:8080").is_some(), "{host} {ipv4}");
+        }
+    }
+
+    #[test]
     fn servers_are_tried_in_order_without_those_for_stun() {
         let named = |name: &str, stun_only| DerpNode {
             name: name.to_owned(),
@@ -228,7 +263,7 @@ mod tests {
         let target = one(
             DerpNode {
                 derp_port: 8443,
-                host_name: "::1".to_owned(),
+                host_name: "2001:db8::1".to_owned(),
                 ..node()
             },
             "https://c",
@@ -236,7 +271,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             target.request(true),
-            "GET /derp HTTP/1.1\r\nHost: [::1]:8443\r\nConnection: Upgrade\r\nUpgrade: DERP\r\nDerp-Fast-Start: 1\r\n\r\n"
+            "GET /derp HTTP/1.1\r\nHost: [2001:db8::1]:8443\r\nConnection: Upgrade\r\nUpgrade: DERP\r\nDerp-Fast-Start: 1\r\n\r\n"
         );
         assert!(
             one(node(), "https://c")
