@@ -1,11 +1,12 @@
 //! Applies a network map to peers, routes, rules and names, touching only what its delta names.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use sandd_control_client::netmap::{NetmapUpdate, Node, NodeId};
+use sandd_control_client::netmap::{NetmapUpdate, NetworkMap, Node, NodeId};
 
 use super::peer::Peer;
 use super::{Engine, Output, new_agent};
@@ -39,19 +40,21 @@ impl Engine {
         } else {
             (update.delta.upserted.clone(), update.delta.removed.clone())
         };
+        let gone = !removed.is_empty();
         for id in removed {
             self.remove_peer(id);
         }
         // Addresses move between nodes: old routes go before new ones come.
         for id in &upserted {
             self.remove_routes(*id);
+            self.release_keys(*id, &map);
         }
         for id in &upserted {
             if let Some(node) = map.peers.get(id) {
                 self.upsert_peer(node, now);
             }
         }
-        if update.delta.full || update.delta.self_node || update.delta.dns || !upserted.is_empty() {
+        if update.delta.full || update.delta.self_node || update.delta.dns || gone || !upserted.is_empty() {
             self.names = Arc::new(NameTable::new(&map));
         }
     }
@@ -76,12 +79,12 @@ impl Engine {
                 self.by_index.remove(&tunnel.index());
             }
             peer.path = new_agent();
-            self.by_key.remove(&old_key);
         }
         peer.node = Arc::clone(node);
         self.by_key.insert(node.key, id);
-        peer.path.set_netmap_endpoints(&node.endpoints, now);
-        let restarted = self.set_disco_key(id, node.disco_key);
+        let endpoints: &[SocketAddr] = if node.expired { &[] } else { &node.endpoints };
+        peer.path.set_netmap_endpoints(endpoints, now);
+        let restarted = self.set_disco_key(id, node.disco_key.filter(|_| !node.expired));
         self.add_routes(node);
         if is_new {
             let event = MeshEvent::PeerAdded {
@@ -92,6 +95,26 @@ impl Engine {
         }
         self.greet(id, is_new, restarted, now);
         self.after_peer(id, now);
+    }
+
+    /// Keys that a peer has no more are free before another one takes them.
+    fn release_keys(&mut self, id: NodeId, map: &NetworkMap) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let key = peer.node.key;
+        let keeps = map.peers.get(&id).is_some_and(|node| node.key == key);
+        if !keeps && self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
+        // What the tunnel told stays; what the coordinator told goes when it says something else.
+        let told = map
+            .peers
+            .get(&id)
+            .filter(|node| !node.expired)
+            .and_then(|node| node.disco_key);
+        let known = peer.disco.as_ref().map(|disco| disco.key);
+        if told != peer.node.disco_key && known != told {
+            self.set_disco_key(id, None);
+        }
     }
 
     /// A peer that knocked before we knew it, or that restarted under a session of ours, is called at once: waiting

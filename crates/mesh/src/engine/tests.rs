@@ -436,3 +436,42 @@ fn packets_keep_their_content() {
         world.hosts[1].delivered.clear();
     }
 }
+
+#[test]
+fn an_expired_peer_gets_silence() {
+    let mut world = World::new(2);
+    world.meet();
+    world.ping(0, 1);
+    let expired = world.hosts[0].node.expired;
+    world.hosts[0].node.expired = true;
+    world.tell_map(1, &allow_all(), |_| true);
+    world.hosts[0].node.expired = expired;
+    world.settle();
+    world.wire.clear();
+    assert_eq!(world.ping(0, 1), None);
+    assert!(
+        world.hosts[1].engine.by_disco.is_empty(),
+        "its pings are not answered either"
+    );
+}
+
+#[test]
+fn a_key_that_moves_between_nodes_is_followed() {
+    let mut world = World::new(3);
+    world.meet();
+    // The third host takes over the second one's key and address, as a node that was registered anew would.
+    let (key, disco) = (world.hosts[1].node.key, world.hosts[1].node.disco_key);
+    let fresh = NodePrivateKey::generate().public();
+    let (second, third) = (world.hosts[1].node.clone(), world.hosts[2].node.clone());
+    world.hosts[1].node.key = fresh;
+    world.hosts[1].node.disco_key = None;
+    world.hosts[2].node.key = key;
+    world.hosts[2].node.disco_key = disco;
+    world.tell_map(0, &allow_all(), |_| true);
+    let engine = &world.hosts[0].engine;
+    assert_eq!(engine.by_key.get(&key), Some(&NodeId(3)));
+    assert_eq!(engine.by_key.get(&fresh), Some(&NodeId(2)));
+    assert_eq!(engine.by_disco.get(&disco.unwrap()), Some(&NodeId(3)));
+    world.hosts[1].node = second;
+    world.hosts[2].node = third;
+}

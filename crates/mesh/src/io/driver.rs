@@ -19,7 +19,7 @@ use super::derp::{DerpEvent, DerpPool};
 use super::device::Device;
 use super::reach::{self, Reach};
 use super::resolve::StunServer;
-use super::udp::UdpSockets;
+use super::udp::{UdpSockets, Unsent};
 use crate::engine::Snapshot;
 use crate::engine::{Engine, Output, PingOutcome, Underlay};
 use crate::error::PingError;
@@ -197,7 +197,8 @@ impl Driver {
         }
         let engine = &self.engine;
         for (to, request) in self.reach.poll_requests(|| engine.has_sessions(), now) {
-            let _ = self.udp.send(to, &request).await;
+            let sent = self.udp.send(to, &request).await;
+            self.note_unsent(sent, now);
         }
         if !self.reach.measuring() {
             self.publish_reach(now);
@@ -266,8 +267,19 @@ impl Driver {
             self.engine.handle_overlay(outbound, now);
         }
         self.drain_engine(now).await;
-        if let Err(error) = self.udp.flush().await {
-            tracing::trace!(%error, "datagrams not sent");
+        let sent = self.udp.flush().await;
+        self.note_unsent(sent, now);
+    }
+
+    /// A destination that the kernel cannot reach is news for the peer's path.
+    fn note_unsent(&mut self, sent: Result<(), Unsent>, now: Instant) {
+        let Err(Unsent { to, error }) = sent else { return };
+        tracing::trace!(%error, %to, "datagrams not sent");
+        if matches!(
+            error.kind(),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+        ) {
+            self.engine.handle_unreachable(to, now);
         }
     }
 
@@ -278,15 +290,8 @@ impl Driver {
                     to: Underlay::Udp(to),
                     payload,
                 } => {
-                    if let Err(error) = self.udp.send(to, &payload).await {
-                        tracing::trace!(%error, %to, "datagram not sent");
-                        if matches!(
-                            error.kind(),
-                            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-                        ) {
-                            self.engine.handle_unreachable(to, now);
-                        }
-                    }
+                    let sent = self.udp.send(to, &payload).await;
+                    self.note_unsent(sent, now);
                 }
                 Output::Transmit {
                     to: Underlay::Derp { region, key },

@@ -105,8 +105,14 @@ impl Reach {
 
     /// The relays changed. A usable home is there at once; measuring may correct it later.
     pub(crate) fn set_map(&mut self, map: Arc<DerpMap>) {
+        self.failing
+            .retain(|region, _| self.map.regions.get(region) == map.regions.get(region));
         self.map = map;
         self.latency.retain(|region, _| self.map.regions.contains_key(region));
+        self.adopt_home();
+    }
+
+    fn adopt_home(&mut self) {
         if self.home.is_none_or(|home| !self.usable_home(home)) {
             self.home = self.fastest().or_else(|| {
                 self.map
@@ -121,6 +127,7 @@ impl Reach {
     /// The relay of this region has us logged in.
     pub(crate) fn relay_connected(&mut self, region: RegionId) {
         self.failing.remove(&region);
+        self.adopt_home();
     }
 
     /// The relay of this region was lost or could not be reached.

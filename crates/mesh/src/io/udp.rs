@@ -33,6 +33,13 @@ pub(crate) struct UdpSockets {
     buffers: Vec<Vec<u8>>,
 }
 
+/// Datagrams that the kernel did not take.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    pub(crate) to: SocketAddr,
+    pub(crate) error: io::Error,
+}
+
 /// Datagrams of one size for one destination that go out in one call.
 #[derive(Default)]
 struct Batch {
@@ -113,8 +120,9 @@ impl UdpSockets {
         }
     }
 
-    /// Queues a datagram; it leaves with [`Self::flush`] at the latest. Waits while the kernel's buffer is full.
-    pub(crate) async fn send(&mut self, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    /// Queues a datagram; it leaves with [`Self::flush`] at the latest. Waits while the kernel's buffer is full. An error
+    /// is that of an earlier destination, which it names.
+    pub(crate) async fn send(&mut self, to: SocketAddr, payload: &[u8]) -> Result<(), Unsent> {
         let fits = self.batch.to == Some(to)
             && !self.batch.closed
             && payload.len() <= self.batch.segment
@@ -131,8 +139,8 @@ impl UdpSockets {
         result
     }
 
-    /// Sends what is queued. An error is that of the destination, which the caller may tell the path.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+    /// Sends what is queued.
+    pub(crate) async fn flush(&mut self) -> Result<(), Unsent> {
         let Some(to) = self.batch.to.take() else { return Ok(()) };
         let segment_size = (self.batch.count > 1).then_some(self.batch.segment);
         let bytes = std::mem::take(&mut self.batch.bytes);
@@ -141,7 +149,7 @@ impl UdpSockets {
         let result = self.send_now(to, &bytes, segment_size).await;
         self.batch.bytes = bytes;
         self.batch.bytes.clear();
-        result
+        result.map_err(|error| Unsent { to, error })
     }
 
     async fn send_now(&self, to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {

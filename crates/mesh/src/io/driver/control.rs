@@ -47,7 +47,10 @@ impl Driver {
             self.publish_reach(now);
         }
         let own = self.engine.own_ips().to_vec();
-        let moved = update.delta.full || update.delta.self_node || !update.delta.upserted.is_empty();
+        let moved = update.delta.full
+            || update.delta.self_node
+            || !update.delta.upserted.is_empty()
+            || !update.delta.removed.is_empty();
         if moved && let Err(error) = self.device.configure(&own, &update.map).await {
             let reason = format!("the device cannot be configured: {error}");
             self.tell(MeshEvent::NeedsAttention { reason });

@@ -153,3 +153,15 @@ fn the_only_home_is_never_left() {
     assert!(!reach.leave_failing_home(now + Duration::from_secs(60)));
     assert_eq!(reach.home(), Some(RegionId(1)));
 }
+
+#[test]
+fn a_node_that_was_let_in_again_has_its_home_at_once() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1]));
+    reach.set_map(map(&[]));
+    reach.relay_failed(RegionId(1), now);
+    assert_eq!(reach.home(), None, "removed: there is no relay");
+    reach.set_map(map(&[1]));
+    assert_eq!(reach.home(), Some(RegionId(1)));
+}
