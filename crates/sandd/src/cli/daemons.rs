@@ -32,6 +32,7 @@ impl DaemonsArgs {
     /// Asks and prints.
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let socket = state::controller_socket(self.socket.as_deref(), self.tunnel_state_dir.as_deref())?;
+        let filtered = !self.label.is_empty();
         let request = Request::Daemons {
             labels: flags::to_map(&self.label),
         };
@@ -44,7 +45,7 @@ impl DaemonsArgs {
         if self.json {
             output::print_json(&daemons);
         } else {
-            output::print(&to_text(&daemons));
+            output::print(&to_text(&daemons, filtered));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -66,9 +67,14 @@ pub(super) fn unexpected(response: Response) -> CliError {
     CliError::failed("the answer makes no sense, are both programs of the same version?")
 }
 
-fn to_text(daemons: &[DaemonInfo]) -> String {
+fn to_text(daemons: &[DaemonInfo], filtered: bool) -> String {
     if daemons.is_empty() {
-        return "no daemons are connected\n".to_owned();
+        let which = if filtered {
+            "no daemon with these labels is connected\n"
+        } else {
+            "no daemons are connected\n"
+        };
+        return which.to_owned();
     }
     let row = |daemon: &DaemonInfo| {
         let labels: Vec<String> = daemon

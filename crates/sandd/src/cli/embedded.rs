@@ -28,7 +28,7 @@ const OWN_KEY: Duration = Duration::from_secs(10 * 60);
 #[command(next_help_heading = "Coordinator inside (--tunnel without --tunnel-server)")]
 pub(super) struct EmbeddedArgs {
     /// Address it listens on
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR", requires = "tunnel")]
     coordinator_listen: SocketAddr,
     /// URL that nodes are given, when it is not the listening address
     #[arg(long, value_name = "URL")]
@@ -45,6 +45,7 @@ pub(super) struct EmbeddedArgs {
 #[derive(Debug)]
 pub(super) struct EmbeddedCoordinator {
     coordinator: Coordinator,
+    socket: PathBuf,
     _local: LocalServer,
 }
 
@@ -70,7 +71,8 @@ impl EmbeddedCoordinator {
         }
         let coordinator = builder.start().await.map_err(explain)?;
         let handler = Arc::new(CoordinatorHandler(coordinator.clone()));
-        let local = LocalServer::start(&directory.join(COORDINATOR_SOCKET), handler).await?;
+        let socket = directory.join(COORDINATOR_SOCKET);
+        let local = LocalServer::start(&socket, handler).await?;
         info!(url = %coordinator.url(), listen = %coordinator.listen_addr(), "coordinator listens");
         join.set_server(own_url(&coordinator, tls.is_some())?);
         let known = join
@@ -84,6 +86,7 @@ impl EmbeddedCoordinator {
         Ok((
             Self {
                 coordinator,
+                socket,
                 _local: local,
             },
             key.map(AuthKey::new),
@@ -95,9 +98,10 @@ impl EmbeddedCoordinator {
         let key = make_key(&self.coordinator, true, INVITATION).await?;
         let url = self.coordinator.url();
         Ok(format!(
-            "coordinator ready at {url}\n\nOn each machine that is to run commands (the key is good for 24 hours):\n\n  \
-             SANDD_TUNNEL_AUTH_KEY={key} sandd --server-url {server_url} --daemon-id worker-1 --tunnel \
-             --tunnel-server {url}\n\nFurther keys: sandd coordinator key create\n"
+            "coordinator ready at {url}\n\nOn each machine that is to run commands, with another id for each (the key is \
+             good for 24 hours):\n\n  SANDD_TUNNEL_AUTH_KEY={key} sandd --server-url {server_url} --daemon-id worker-1 \
+             --tunnel --tunnel-server {url}\n\nFurther keys: sandd coordinator key create --socket {}\n",
+            self.socket.display()
         ))
     }
 

@@ -20,6 +20,11 @@ const TIMED_OUT: u8 = 124;
 /// Exit status when the command has none of its own because SandD could not run it.
 const NOT_RUN: u8 = 125;
 
+/// Exit status when a person stopped waiting, as in a shell.
+const INTERRUPTED: u8 = 130;
+
+const GOES_ON: &str = "not waiting any more; the command goes on at the daemon until it ends or its time is up";
+
 /// Flags of `sandd exec`.
 #[derive(Debug, Args)]
 #[command(
@@ -66,15 +71,24 @@ impl ExecArgs {
             daemon: self.daemon,
             command,
         };
-        let response = small_runtime()?
-            .block_on(local::ask(&socket, &request))
-            .map_err(|error| explain(error).with_code(NOT_RUN))?;
+        let response = small_runtime()?.block_on(async {
+            tokio::select! {
+                answer = local::ask(&socket, &request) => Some(answer),
+                _ = tokio::signal::ctrl_c() => None,
+            }
+        });
+        let Some(response) = response else {
+            // This version of the protocol has no word for it.
+            return Err(CliError::failed(GOES_ON.to_owned()).with_code(INTERRUPTED));
+        };
+        let response = response.map_err(|error| explain(error).with_code(NOT_RUN))?;
         match response {
             Response::Output { output } => {
                 if self.json {
                     super::output::print_json(&output);
                 } else {
                     write_both(&output.stdout, &output.stderr);
+                    warn_of_loss(&output);
                 }
                 Ok(ExitCode::from(status(&output)))
             }
@@ -90,6 +104,17 @@ impl ExecArgs {
                 Err(unexpected(other).with_code(NOT_RUN))
             }
         }
+    }
+}
+
+/// Output is text within bounds; whoever redirects it into a file must hear when it is not all there.
+fn warn_of_loss(output: &CommandOutput) {
+    if output.truncated {
+        let mut err = std::io::stderr().lock();
+        let _ = writeln!(
+            err,
+            "sandd: the output was too long, its middle is left out where a line says so"
+        );
     }
 }
 

@@ -264,7 +264,7 @@ async fn log_events(mesh: Mesh) {
             }
             MeshEvent::ControlConnected => info!("coordinator connected"),
             MeshEvent::ControlDisconnected { reason, retry_in } => {
-                warn!(reason = %Escaped(&reason), retry_in_ms = %retry_in.as_millis(), "coordinator lost, the mesh goes on");
+                warn!(reason = %Escaped(&reason), retry_in_ms = %retry_in.as_millis(), "no connection to the coordinator, what is known of the mesh stays");
             }
             MeshEvent::NetmapApplied { peers, cached, took } => {
                 tracing::debug!(peers, cached, ?took, "network map applied")

@@ -69,6 +69,11 @@ impl Identity {
     }
 }
 
+/// Daemon ids that one node may hold: a host runs a few daemons, not hundreds.
+const MAX_IDS_OF_A_NODE: usize = 64;
+/// Daemon ids in all (S-30).
+const MAX_IDS: usize = 20_000;
+
 /// Why a claim was refused; the text goes to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -83,6 +88,12 @@ pub enum ClaimRefused {
     BoundToOther {
         /// The name of that node.
         name: String,
+    },
+    /// More ids than anybody needs.
+    #[error("{limit} daemon ids are bound already; remove nodes that are gone at the coordinator")]
+    TooMany {
+        /// How many there may be.
+        limit: usize,
     },
     /// Bindings are to be kept and cannot be.
     #[error("the controller cannot remember whose this daemon id is: {0}")]
@@ -159,9 +170,34 @@ impl Bindings {
                     name: bound.name.clone(),
                 });
             }
+        } else {
+            self.make_room(node, &is_member)?;
         }
         self.0.insert(id.as_str().to_owned(), node.clone());
         Ok(Claim::Bound)
+    }
+}
+
+impl Bindings {
+    /// Keeps ids in bounds: so many for a node, so many in all, those of nodes that have left going first.
+    fn make_room(
+        &mut self,
+        node: &NodeIdentity,
+        is_member: impl Fn(&NodeIdentity) -> bool,
+    ) -> Result<(), ClaimRefused> {
+        let held = self.0.values().filter(|bound| bound.key == node.key).count();
+        if held >= MAX_IDS_OF_A_NODE {
+            return Err(ClaimRefused::TooMany {
+                limit: MAX_IDS_OF_A_NODE,
+            });
+        }
+        if self.0.len() >= MAX_IDS {
+            self.0.retain(|_, bound| is_member(bound));
+        }
+        if self.0.len() >= MAX_IDS {
+            return Err(ClaimRefused::TooMany { limit: MAX_IDS });
+        }
+        Ok(())
     }
 }
 
@@ -311,5 +347,28 @@ mod tests {
         let identity = rule.identify([100, 64, 0, 2].into(), None).unwrap();
         assert!(matches!(rule.claim(&id("w"), &identity), Err(ClaimRefused::Store(_))));
         assert!(matches!(rule.claim(&id("w"), &identity), Err(ClaimRefused::Store(_))));
+    }
+
+    #[test]
+    fn one_node_cannot_take_every_id() {
+        let mut bindings = Bindings::default();
+        let (greedy, other) = (node("a", 1), node("b", 2));
+        let id = |number: usize| id(&format!("worker-{number}"));
+        for number in 0..MAX_IDS_OF_A_NODE {
+            assert_eq!(bindings.claim(&id(number), &greedy, |_| true), Ok(Claim::Bound));
+        }
+        let refused = bindings.claim(&id(9_999), &greedy, |_| true);
+        assert_eq!(
+            refused,
+            Err(ClaimRefused::TooMany {
+                limit: MAX_IDS_OF_A_NODE
+            })
+        );
+        assert_eq!(
+            bindings.claim(&id(0), &greedy, |_| true),
+            Ok(Claim::Known),
+            "its own stay"
+        );
+        assert_eq!(bindings.claim(&id(9_999), &other, |_| true), Ok(Claim::Bound));
     }
 }
