@@ -126,3 +126,34 @@ proptest! {
         let _ = GeneveHeader::parse(&plain);
     }
 }
+
+#[test]
+fn each_payload_is_taken_for_what_it_is() {
+    let all = vectors();
+    let payloads = all["demux"].as_array().unwrap();
+    assert_eq!(payloads.len(), 7);
+    for vector in payloads {
+        let payload = bytes(&vector["payload"]);
+        let class = vector["class"].as_str().unwrap();
+        let wireguard = crate::wg::message::classify(&payload).is_some();
+        let seen = if crate::stun::looks_like(&payload) {
+            "stun"
+        } else if let Some((header, _)) = GeneveHeader::parse(&payload) {
+            if header.protocol == GeneveProtocol::Disco {
+                "geneve-disco"
+            } else {
+                "geneve-wireguard"
+            }
+        } else if looks_like(&payload) {
+            "disco"
+        } else {
+            "wireguard"
+        };
+        assert!(class.starts_with(seen), "{class} was taken for {seen}");
+        assert_eq!(
+            wireguard,
+            class.starts_with("wireguard") && !class.contains("too short"),
+            "{class}"
+        );
+    }
+}
