@@ -63,10 +63,10 @@ pub(super) async fn dial(config: &ControlConfig) -> Result<Http1, ControlError> 
 
 /// The key as `/key` tells it, and the connection if it can be used further.
 async fn fetch_key(config: &ControlConfig) -> Result<(MachinePublicKey, Option<Http1>), ControlError> {
+    let mut http = dial(config).await?;
     if config.url.is_plain_http() {
         tracing::warn!(url = %config.url, "first contact over plain http: only the network vouches for this coordinator");
     }
-    let mut http = dial(config).await?;
     let head = format!(
         "GET /key?v={CAPABILITY_VERSION} HTTP/1.1\r\nHost: {}\r\nAccept: application/json\r\n\r\n",
         config.url.authority()
