@@ -94,7 +94,7 @@ async fn packets_cross_the_real_relay_and_its_restart() {
     let start = |derper: &Derper| {
         let (sender, receiver) = mpsc::channel(1_024);
         let key = NodePrivateKey::generate();
-        let control = ControlUrl::parse("https://control.example").unwrap();
+        let control = ControlUrl::parse("https://127.0.0.1:9").unwrap();
         let mut pool = DerpPool::new(key.clone(), Dialer::new(None).unwrap(), control, sender);
         pool.set_map(derper.map());
         pool.set_home(Some(REGION));
