@@ -56,14 +56,7 @@ fn headscale_goes_away(lab: &Lab) -> Result<()> {
             .then_some(())
             .context("no relay")
     })?;
-    let record = pinger.stop();
-    ensure!(
-        record.lost == 0,
-        "{} of {} lost, silence {:?}",
-        record.lost,
-        record.sent,
-        record.longest_silence
-    );
+    pinger.stop().ensure_nothing_lost()?;
     Ok(())
 }
 

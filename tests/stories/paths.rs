@@ -26,14 +26,7 @@ fn no_ping_is_lost_on_the_change_from_relay_to_direct() {
         node_a.wait_for_path(address_b, SanddPath::Direct, Duration::from_secs(30))?;
         node_b.wait_for_path(address_a, SanddPath::Direct, DIRECT)?;
         more_answers(&pinger, 200)?;
-        let record = pinger.stop();
-        ensure!(
-            record.lost == 0,
-            "{} of {} lost, silence {:?}",
-            record.lost,
-            record.sent,
-            record.longest_silence
-        );
+        pinger.stop().ensure_nothing_lost()?;
         Ok(())
     });
 }

@@ -37,6 +37,7 @@ pub struct MeshBuilder {
     ephemeral: bool,
     ca_file: Option<PathBuf>,
     port: u16,
+    #[cfg(feature = "tun")]
     tun: Option<String>,
     accept_new_control_key: bool,
 }
@@ -49,6 +50,7 @@ impl Default for MeshBuilder {
             ephemeral: false,
             ca_file: None,
             port: DEFAULT_PORT,
+            #[cfg(feature = "tun")]
             tun: None,
             accept_new_control_key: false,
         }
@@ -159,7 +161,7 @@ impl MeshBuilder {
             control: control.clone(),
         };
         let driver = Driver {
-            engine: Engine::new(control.node_key(), disco_key),
+            engine: Engine::new(&control.node_key(), disco_key),
             udp,
             device,
             derp,

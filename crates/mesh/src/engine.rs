@@ -10,6 +10,7 @@
 //! ```
 
 mod disco;
+mod identity;
 mod inbound;
 mod netmap;
 mod outbound;
@@ -23,8 +24,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::x25519::{PublicKey, StaticSecret};
 use sandd_control_client::keys::{DiscoPrivateKey, DiscoPublicKey, NodePrivateKey, NodePublicKey};
 use sandd_control_client::netmap::{NetworkMap, NodeId, RegionId};
 
@@ -35,7 +34,7 @@ use crate::metrics::Counters;
 use crate::packet::PacketBuf;
 use crate::path::agent::{PathAgent, TxId};
 use crate::route::RouteTable;
-use crate::wg::guard::HandshakeGuard;
+use identity::Identity;
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
 pub(crate) use snapshot::Snapshot;
@@ -69,10 +68,7 @@ const MAX_KNOCKS: usize = 64;
 
 /// See the module's text.
 pub(crate) struct Engine {
-    node_key: NodePrivateKey,
-    static_secret: StaticSecret,
-    limiter: Arc<RateLimiter>,
-    guard: HandshakeGuard,
+    identity: Identity,
     disco_key: DiscoPrivateKey,
     disco_public: DiscoPublicKey,
     map: Arc<NetworkMap>,
@@ -86,7 +82,6 @@ pub(crate) struct Engine {
     own_ips: Vec<IpAddr>,
     endpoints: Vec<SocketAddr>,
     connected: BTreeSet<RegionId>,
-    home: Option<RegionId>,
     knocks: VecDeque<(NodePublicKey, RegionId, Instant)>,
     pings: ping::Pings,
     deadlines: BTreeSet<(Instant, NodeId)>,
@@ -97,14 +92,9 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// A node without peers.
-    pub(crate) fn new(node_key: NodePrivateKey, disco_key: DiscoPrivateKey) -> Self {
-        let static_secret = StaticSecret::from(*node_key.to_bytes());
-        let public = PublicKey::from(&static_secret);
+    pub(crate) fn new(node_key: &NodePrivateKey, disco_key: DiscoPrivateKey) -> Self {
         Self {
-            limiter: Arc::new(RateLimiter::new(&public, u64::MAX)),
-            guard: HandshakeGuard::new(&public),
-            static_secret,
-            node_key,
+            identity: Identity::new(node_key),
             disco_public: disco_key.public(),
             disco_key,
             map: Arc::default(),
@@ -118,7 +108,6 @@ impl Engine {
             own_ips: Vec::new(),
             endpoints: Vec::new(),
             connected: BTreeSet::new(),
-            home: None,
             knocks: VecDeque::new(),
             pings: ping::Pings::new(),
             deadlines: BTreeSet::new(),
@@ -164,13 +153,8 @@ impl Engine {
     }
 
     /// The node key was replaced: all sessions end, every peer is greeted anew.
-    pub(crate) fn set_node_key(&mut self, node_key: NodePrivateKey) {
-        let static_secret = StaticSecret::from(*node_key.to_bytes());
-        let public = PublicKey::from(&static_secret);
-        self.limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
-        self.guard = HandshakeGuard::new(&public);
-        self.static_secret = static_secret;
-        self.node_key = node_key;
+    pub(crate) fn set_node_key(&mut self, node_key: &NodePrivateKey) {
+        self.identity = Identity::new(node_key);
         self.by_index.clear();
         for peer in self.peers.values_mut() {
             peer.tunnel = None;
@@ -179,7 +163,7 @@ impl Engine {
 
     /// Our own public node key.
     pub(crate) fn node_public(&self) -> NodePublicKey {
-        self.node_key.public()
+        self.identity.key
     }
 
     /// Names and addresses as the map has them.
@@ -202,11 +186,6 @@ impl Engine {
         self.peers
             .values()
             .any(|peer| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
-    }
-
-    /// The region this node listens on.
-    pub(crate) fn set_home(&mut self, home: Option<RegionId>) {
-        self.home = home;
     }
 
     /// A relay connection came up or went down.
@@ -283,7 +262,7 @@ impl Engine {
 
     /// What every change of a peer ends with: sealed messages and path actions go out, its deadline is noted.
     fn after_peer(&mut self, id: NodeId, now: Instant) {
-        self.send_sealed(id, now);
+        self.send_sealed(id);
         self.run_path(id, now);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let next = peer.poll_timeout();

@@ -78,13 +78,12 @@ impl Mesh {
         reason = "binding a kernel socket may come to wait; callers are ready for it"
     )]
     pub async fn tcp_listen(&self, port: u16) -> Result<TcpListener, ListenError> {
-        let ips = self.own_ips()?;
+        self.has_address()?;
         let listening = match &self.shared.sockets {
             Sockets::Userspace(stack) => TcpListener::bind_userspace(stack, port),
             #[cfg(feature = "tun")]
-            Sockets::Kernel => TcpListener::bind_kernel(&ips, port),
+            Sockets::Kernel => TcpListener::bind_kernel(&self.addresses(), port),
         };
-        let _ = ips;
         listening.map_err(|source| ListenError::Io { port, source })
     }
 
@@ -97,13 +96,12 @@ impl Mesh {
         reason = "binding a kernel socket may come to wait; callers are ready for it"
     )]
     pub async fn udp_bind(&self, port: u16) -> Result<UdpSocket, ListenError> {
-        let ips = self.own_ips()?;
+        self.has_address()?;
         let bound = match &self.shared.sockets {
             Sockets::Userspace(stack) => UdpSocket::bind_userspace(stack, port),
             #[cfg(feature = "tun")]
-            Sockets::Kernel => UdpSocket::bind_kernel(&ips, port),
+            Sockets::Kernel => UdpSocket::bind_kernel(&self.addresses(), port),
         };
-        let _ = ips;
         bound.map_err(|source| ListenError::Io { port, source })
     }
 
@@ -227,12 +225,11 @@ impl Mesh {
         Arc::clone(&self.shared.snapshot.borrow())
     }
 
-    fn own_ips(&self) -> Result<Vec<IpAddr>, ListenError> {
-        let ips = self.addresses();
-        if ips.is_empty() {
+    fn has_address(&self) -> Result<(), ListenError> {
+        if self.snapshot().own_ips.is_empty() {
             Err(ListenError::NoAddress)
         } else {
-            Ok(ips)
+            Ok(())
         }
     }
 

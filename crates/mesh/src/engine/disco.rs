@@ -88,7 +88,7 @@ impl Engine {
                 PathAction::Ping { to, tx } => {
                     let ping = Message::Ping {
                         tx,
-                        node_key: Some(self.node_key.public()),
+                        node_key: Some(self.identity.key),
                         padding: 0,
                         ours: Some(Features::current()),
                     };

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::{Packet, Tunn};
-use boringtun::x25519::PublicKey;
 use sandd_control_client::keys::NodePublicKey;
 use sandd_control_client::netmap::{NodeId, RegionId};
 
@@ -60,7 +59,7 @@ impl Engine {
         };
         let source = source_for_limits(from);
         if matches!(kind, MessageKind::Initiation | MessageKind::Response { .. }) {
-            match self.guard.admit(source, datagram, now) {
+            match self.identity.guard.admit(source, datagram, now) {
                 Admission::Admit => {}
                 Admission::Cookie(reply) => return self.transmit(from, reply),
                 Admission::Refuse => return self.counters.drop_packet(DropReason::HandshakeRefused),
@@ -116,8 +115,7 @@ impl Engine {
         let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(datagram) else {
             return None;
         };
-        let public = PublicKey::from(&self.static_secret);
-        let half = parse_handshake_anon(&self.static_secret, &public, &init).ok()?;
+        let half = parse_handshake_anon(&self.identity.secret, &self.identity.public, &init).ok()?;
         self.by_key
             .get(&NodePublicKey::from_bytes(half.peer_static_public))
             .copied()

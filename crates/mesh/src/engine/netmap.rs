@@ -19,47 +19,34 @@ const KNOCK_LIFETIME: Duration = Duration::from_secs(10);
 impl Engine {
     /// A new map and what is new in it.
     pub(crate) fn handle_netmap(&mut self, update: &NetmapUpdate, now: Instant) {
-        let before = std::mem::replace(&mut self.map, Arc::clone(&update.map));
         let map = Arc::clone(&update.map);
-        if update.delta.full || update.delta.self_node {
-            self.apply_self(now);
+        self.map = Arc::clone(&map);
+        let delta = &update.delta;
+        if delta.self_node {
+            self.apply_self();
         }
-        if update.delta.full || update.delta.filter {
+        if delta.filter {
             self.filter.set_rules(Arc::clone(&map.filter));
         }
-        let (upserted, removed) = if update.delta.full {
-            let gone: Vec<_> = self
-                .peers
-                .keys()
-                .filter(|id| !map.peers.contains_key(id))
-                .copied()
-                .collect();
-            let known = &before.peers;
-            let changed = |(id, node): (&NodeId, &Arc<Node>)| (known.get(id) != Some(node)).then_some(*id);
-            (map.peers.iter().filter_map(changed).collect(), gone)
-        } else {
-            (update.delta.upserted.clone(), update.delta.removed.clone())
-        };
-        let gone = !removed.is_empty();
-        for id in removed {
-            self.remove_peer(id);
+        for id in &delta.removed {
+            self.remove_peer(*id);
         }
         // Addresses move between nodes: old routes go before new ones come.
-        for id in &upserted {
+        for id in &delta.upserted {
             self.remove_routes(*id);
             self.release_keys(*id, &map);
         }
-        for id in &upserted {
+        for id in &delta.upserted {
             if let Some(node) = map.peers.get(id) {
                 self.upsert_peer(node, now);
             }
         }
-        if update.delta.full || update.delta.self_node || update.delta.dns || gone || !upserted.is_empty() {
+        if delta.self_node || delta.dns || !delta.removed.is_empty() || !delta.upserted.is_empty() {
             self.names = Arc::new(NameTable::new(&map));
         }
     }
 
-    fn apply_self(&mut self, _now: Instant) {
+    fn apply_self(&mut self) {
         let Some(node) = self.map.self_node.clone() else { return };
         self.own_ips = node.ips().collect();
         self.filter.set_local(&node.addresses);

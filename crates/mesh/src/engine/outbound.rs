@@ -88,10 +88,10 @@ impl Engine {
             };
             let public = PublicKey::from(*peer.node.key.as_bytes());
             let tunnel = Tunnel::new(
-                self.static_secret.clone(),
+                self.identity.secret.clone(),
                 public,
                 index,
-                std::sync::Arc::clone(&self.limiter),
+                std::sync::Arc::clone(&self.identity.limiter),
                 now,
             );
             peer.tunnel = Some(Box::new(tunnel));
@@ -101,11 +101,10 @@ impl Engine {
     }
 
     /// Sends what the tunnel of a peer left in `sealed`, on the way its path says.
-    pub(super) fn send_sealed(&mut self, id: NodeId, now: Instant) {
+    pub(super) fn send_sealed(&mut self, id: NodeId) {
         if self.sealed.is_empty() {
             return;
         }
-        let _ = now;
         let mut sealed = std::mem::take(&mut self.sealed);
         for payload in sealed.drain(..) {
             self.send_on_path(id, payload);

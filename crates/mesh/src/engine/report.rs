@@ -16,7 +16,7 @@ impl Engine {
             .iter()
             .map(|(id, peer)| {
                 let route = peer.path.route();
-                let path = self.path_of_route(route, self.relay_of(*id));
+                let path = path_of_route(route, self.relay_of(*id));
                 let age =
                     |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
                 PeerStatus {
@@ -58,20 +58,19 @@ impl Engine {
         let Some(peer) = self.peers.get(&id) else {
             return PeerPath::Unknown;
         };
-        self.path_of_route(peer.path.route(), self.relay_of(id))
+        path_of_route(peer.path.route(), self.relay_of(id))
     }
 
     /// Packet counters.
     pub(crate) fn counters(&self) -> Counters {
         self.counters.clone()
     }
+}
 
-    #[expect(clippy::unused_self, reason = "reads beside its callers")]
-    fn path_of_route(&self, route: Route, relay: Option<Underlay>) -> PeerPath {
-        match (route, relay) {
-            (Route::Direct(addr) | Route::Both(addr), _) => PeerPath::Direct(addr),
-            (Route::Relay, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
-            (Route::Relay, Some(Underlay::Udp(_)) | None) => PeerPath::Unknown,
-        }
+fn path_of_route(route: Route, relay: Option<Underlay>) -> PeerPath {
+    match (route, relay) {
+        (Route::Direct(addr) | Route::Both(addr), _) => PeerPath::Direct(addr),
+        (Route::Relay, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
+        (Route::Relay, Some(Underlay::Udp(_)) | None) => PeerPath::Unknown,
     }
 }

@@ -85,7 +85,7 @@ fn host(number: u8) -> Host {
         cap_map: BTreeMap::new(),
         machine_authorized: true,
     };
-    let engine = Engine::new(key, disco);
+    let engine = Engine::new(&key, disco);
     Host {
         engine,
         node,
@@ -126,18 +126,29 @@ impl World {
             .iter()
             .enumerate()
             .filter(|(other, _)| *other != at && knows(*other));
-        let peers = others
+        let peers: BTreeMap<_, _> = others
             .map(|(_, host)| (host.node.id, Arc::new(host.node.clone())))
             .collect();
+        let before = self.hosts[at].engine.map();
+        let differs = |(id, node): (&NodeId, &Arc<Node>)| (before.peers.get(id) != Some(node)).then_some(*id);
+        let delta = NetmapDelta {
+            full: true,
+            upserted: peers.iter().filter_map(differs).collect(),
+            removed: before
+                .peers
+                .keys()
+                .filter(|id| !peers.contains_key(id))
+                .copied()
+                .collect(),
+            self_node: true,
+            filter: true,
+            ..NetmapDelta::default()
+        };
         let map = NetworkMap {
             self_node: Some(Arc::new(self.hosts[at].node.clone())),
             peers,
             filter: Arc::new(rules.to_vec()),
             ..NetworkMap::default()
-        };
-        let delta = NetmapDelta {
-            full: true,
-            ..NetmapDelta::default()
         };
         let now = self.now;
         self.hosts[at].engine.handle_netmap(
@@ -301,8 +312,8 @@ fn a_restarted_peers_new_disco_key_arrives_inside_the_tunnel() {
     world.meet();
     // The second host restarted: the first one's map still has the old disco key.
     let fresh = DiscoPrivateKey::generate();
-    let key = NodePrivateKey::from_bytes(*world.hosts[1].engine.node_key.to_bytes());
-    world.hosts[1].engine = Engine::new(key, fresh);
+    let key = NodePrivateKey::from_bytes(world.hosts[1].engine.identity.secret.to_bytes());
+    world.hosts[1].engine = Engine::new(&key, fresh);
     world.tell_map(1, &allow_all(), |_| true);
     let (endpoints, now) = (vec![world.hosts[1].addr], world.now);
     world.hosts[1].engine.set_endpoints(endpoints, now);

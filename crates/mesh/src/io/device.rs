@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(feature = "tun")]
 use ipnet::IpNet;
 use sandd_control_client::netmap::NetworkMap;
 use tokio::sync::Notify;
@@ -14,7 +15,8 @@ use crate::io::tun::TunDevice;
 use crate::netstack::SharedStack;
 use crate::packet::{PacketBatch, PacketBuf};
 
-/// Most packets taken from the device in one turn.
+/// Most packets taken from a kernel device in one turn.
+#[cfg(feature = "tun")]
 const TURN: usize = 64;
 
 /// See the module's text.
@@ -77,11 +79,18 @@ impl Device {
     }
 
     /// Follows the map: own addresses, and for a TUN device the routes to the mesh.
+    #[cfg_attr(
+        not(feature = "tun"),
+        expect(
+            unused_variables,
+            clippy::unused_async,
+            reason = "only a kernel device has routes, and waits for them"
+        )
+    )]
     pub(crate) async fn configure(&self, addresses: &[IpAddr], map: &NetworkMap) -> io::Result<()> {
         match self {
             Self::Userspace { stack, .. } => {
                 stack.lock().set_addresses(addresses);
-                let _ = map;
                 Ok(())
             }
             #[cfg(feature = "tun")]
@@ -114,6 +123,5 @@ fn mesh_routes(map: &NetworkMap) -> Vec<IpNet> {
         .collect();
     routes.sort();
     routes.dedup();
-    let _ = TURN;
     routes
 }

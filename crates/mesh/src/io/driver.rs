@@ -189,36 +189,31 @@ impl Driver {
             if self.reach.set_interfaces(reach::interface_addresses(&own)) {
                 self.reach.kick(now);
                 self.derp.probe();
-                self.publish_reach(now);
             }
         }
-        if self.reach.leave_failing_home(now) {
-            self.publish_reach(now);
-        }
+        self.reach.leave_failing_home(now);
         let engine = &self.engine;
         for (to, request) in self.reach.poll_requests(|| engine.has_sessions(), now) {
             let sent = self.udp.send(to, &request).await;
             self.note_unsent(sent, now);
         }
-        if !self.reach.measuring() {
+        if self.reach.take_changed() {
             self.publish_reach(now);
+        }
+        if !self.reach.measuring() {
             self.answer_netchecks();
         }
     }
 
     fn receive_udp(&mut self, now: Instant) {
         let Self { udp, engine, reach, .. } = self;
-        let mut mapped = false;
         udp.receive(|from, datagram| {
             if stun::looks_like(datagram) {
-                mapped |= reach.handle_response(datagram, now);
+                reach.handle_response(datagram, now);
             } else {
                 engine.handle_udp(from, datagram, now);
             }
         });
-        if mapped {
-            self.publish_reach(now);
-        }
     }
 
     fn receive_derp(&mut self, event: DerpEvent, now: Instant) {

@@ -61,6 +61,8 @@ pub(crate) struct Reach {
     last_v4: Option<(SocketAddr, Instant)>,
     /// Regions whose relay cannot be reached, and since when.
     failing: BTreeMap<RegionId, Instant>,
+    /// Something that is told to peers or coordinator may be another than before.
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,7 @@ impl Reach {
             varies: None,
             last_v4: None,
             failing: BTreeMap::new(),
+            changed: true,
         }
     }
 
@@ -113,6 +116,7 @@ impl Reach {
     }
 
     fn adopt_home(&mut self) {
+        self.changed = true;
         if self.home.is_none_or(|home| !self.usable_home(home)) {
             self.home = self.fastest().or_else(|| {
                 self.map
@@ -151,16 +155,17 @@ impl Reach {
             all.find(|region| Some(*region) != before && self.usable_home(*region))
         };
         self.home = self.fastest().or_else(fallback).or(before);
+        self.changed = true;
         self.home != before
     }
 
     fn home_deadline(&self) -> Option<Instant> {
+        let since = self.failing.get(&self.home?)?;
         let others = self
             .map
             .regions
             .keys()
             .any(|region| Some(*region) != self.home && self.usable_home(*region));
-        let since = self.failing.get(&self.home?)?;
         others.then(|| *since + HOME_PATIENCE)
     }
 
@@ -181,6 +186,7 @@ impl Reach {
     pub(crate) fn set_interfaces(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
         let changed = addresses != self.interfaces;
         self.interfaces = addresses;
+        self.changed |= changed;
         changed
     }
 
@@ -263,7 +269,9 @@ impl Reach {
             return false;
         }
         self.note_mapping(mapped, now);
-        self.mapped.insert(mapped, now).is_none()
+        let is_new = self.mapped.insert(mapped, now).is_none();
+        self.changed |= is_new;
+        is_new
     }
 
     /// A peer's pong told how our address looks from there.
@@ -280,7 +288,9 @@ impl Reach {
         if let Some((before, at)) = self.last_v4
             && now.saturating_duration_since(at) < Duration::from_secs(60)
         {
-            self.varies = Some(before != seen);
+            let varies = Some(before != seen);
+            self.changed |= varies != self.varies;
+            self.varies = varies;
         }
         self.last_v4 = Some((seen, now));
     }
@@ -293,6 +303,11 @@ impl Reach {
             .into_iter()
             .flatten()
             .fold(regular, Instant::min)
+    }
+
+    /// True once after anything that [`Self::endpoints`] or [`Self::net_info`] tells may have changed.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// True while a round waits for answers.
@@ -355,6 +370,7 @@ impl Reach {
 
     fn finish_round(&mut self, now: Instant) {
         let Some(round) = self.round.take() else { return };
+        self.changed = true;
         let answered = self.mapped.values().any(|seen| *seen >= round.started);
         if answered {
             self.mapped

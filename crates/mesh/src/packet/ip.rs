@@ -88,11 +88,6 @@ pub struct EchoReply {
     pub sequence: u16,
 }
 
-struct Fragment {
-    offset: usize,
-    more: bool,
-}
-
 impl<'a> IpPacket<'a> {
     /// Reads a packet. Bytes behind the length that its header states are not looked at.
     ///
@@ -105,7 +100,6 @@ impl<'a> IpPacket<'a> {
             Some(6) => Self::parse_v6(bytes),
             _ => Err(MalformedPacket),
         }
-        .ok_or_malformed()
     }
 
     /// Source address.
@@ -155,25 +149,22 @@ impl<'a> IpPacket<'a> {
         }
     }
 
-    fn parse_v4(bytes: &'a [u8]) -> Result<Option<Self>, MalformedPacket> {
+    fn parse_v4(bytes: &'a [u8]) -> Result<Self, MalformedPacket> {
         let header_len = usize::from(bytes[0] & 0x0f) * 4;
         let total = usize::from(word(bytes, 2)?);
         if header_len < 20 || total < header_len {
-            return Ok(None);
+            return Err(MalformedPacket);
         }
         let packet = bytes.get(..total).ok_or(MalformedPacket)?;
         let flags = word(packet, 6)?;
-        let fragment = Fragment {
-            offset: usize::from(flags & 0x1fff) * 8,
-            more: flags & 0x2000 != 0,
-        };
+        let fragment_offset = usize::from(flags & 0x1fff) * 8;
         let src = IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 12)?));
         let dst = IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 16)?));
         let payload = packet.get(header_len..).ok_or(MalformedPacket)?;
-        Self::finish(src, dst, packet[9], payload, &fragment)
+        Self::finish(src, dst, packet[9], payload, fragment_offset)
     }
 
-    fn parse_v6(bytes: &'a [u8]) -> Result<Option<Self>, MalformedPacket> {
+    fn parse_v6(bytes: &'a [u8]) -> Result<Self, MalformedPacket> {
         let len = usize::from(word(bytes, 4)?);
         let packet = bytes
             .get(..len.checked_add(40).ok_or(MalformedPacket)?)
@@ -182,32 +173,28 @@ impl<'a> IpPacket<'a> {
         let dst = Ipv6Addr::from(array::<16>(packet, 24)?);
         // An IPv4 address in IPv6 clothes would slip past rules for IPv4.
         if src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some() {
-            return Ok(None);
+            return Err(MalformedPacket);
         }
         let mut protocol = packet[6];
         let mut payload = &packet[40..];
-        let mut fragment = Fragment { offset: 0, more: false };
+        let mut fragment_offset = 0;
         for _ in 0..MAX_EXTENSIONS {
             let skip = match protocol {
                 // Hop-by-hop, routing, destination options.
                 0 | 43 | 60 => (usize::from(*payload.get(1).ok_or(MalformedPacket)?) + 1) * 8,
                 44 => {
-                    let flags = word(payload, 2)?;
-                    fragment = Fragment {
-                        offset: usize::from(flags & 0xfff8),
-                        more: flags & 1 != 0,
-                    };
+                    fragment_offset = usize::from(word(payload, 2)? & 0xfff8);
                     8
                 }
-                _ => return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, &fragment),
+                _ => return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, fragment_offset),
             };
             protocol = *payload.first().ok_or(MalformedPacket)?;
             payload = payload.get(skip..).ok_or(MalformedPacket)?;
-            if fragment.offset > 0 {
-                return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, &fragment);
+            if fragment_offset > 0 {
+                return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, fragment_offset);
             }
         }
-        Ok(None)
+        Err(MalformedPacket)
     }
 
     fn finish(
@@ -215,34 +202,21 @@ impl<'a> IpPacket<'a> {
         dst: IpAddr,
         protocol: u8,
         payload: &'a [u8],
-        fragment: &Fragment,
-    ) -> Result<Option<Self>, MalformedPacket> {
-        let transport = if fragment.offset > 0 {
-            if fragment.offset < MIN_FRAGMENT_OFFSET {
-                return Ok(None);
-            }
-            Transport::LaterFragment
-        } else {
-            let _ = fragment.more;
-            transport(protocol, payload)?
+        fragment_offset: usize,
+    ) -> Result<Self, MalformedPacket> {
+        let transport = match fragment_offset {
+            0 => transport(protocol, payload)?,
+            // It could overwrite the ports that the first fragment showed.
+            1..MIN_FRAGMENT_OFFSET => return Err(MalformedPacket),
+            MIN_FRAGMENT_OFFSET.. => Transport::LaterFragment,
         };
-        Ok(Some(Self {
+        Ok(Self {
             src,
             dst,
             protocol,
             transport,
             payload,
-        }))
-    }
-}
-
-trait OkOrMalformed<T> {
-    fn ok_or_malformed(self) -> Result<T, MalformedPacket>;
-}
-
-impl<T> OkOrMalformed<T> for Result<Option<T>, MalformedPacket> {
-    fn ok_or_malformed(self) -> Result<T, MalformedPacket> {
-        self.and_then(|found| found.ok_or(MalformedPacket))
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Namespace, eventually};
@@ -47,6 +47,20 @@ pub struct PingRecord {
     pub longest_silence: Duration,
     /// The median round trip.
     pub median: Duration,
+}
+
+impl PingRecord {
+    /// An error that says how much was lost and for how long, if anything was.
+    pub fn ensure_nothing_lost(&self) -> Result<()> {
+        ensure!(
+            self.lost == 0,
+            "{} of {} lost, silence {:?}",
+            self.lost,
+            self.sent,
+            self.longest_silence
+        );
+        Ok(())
+    }
 }
 
 impl Pinger {

@@ -19,7 +19,7 @@ impl Driver {
             ControlEvent::Netmap(update) => self.apply_netmap(&update, now).await,
             ControlEvent::NodeKey(key) => {
                 self.derp.set_node_key(key.clone());
-                self.engine.set_node_key(key);
+                self.engine.set_node_key(&key);
                 self.publish_snapshot(None);
             }
             ControlEvent::State(state) => self.control_state(state),
@@ -34,7 +34,7 @@ impl Driver {
             self.tell(MeshEvent::NeedsAttention { reason });
         }
         self.engine.handle_netmap(update, now);
-        if update.delta.full || update.delta.derp_map {
+        if update.delta.derp_map {
             let map = Arc::clone(&update.map.derp_map);
             self.derp.set_map(Arc::clone(&map));
             self.reach.set_map(Arc::clone(&map));
@@ -44,13 +44,9 @@ impl Driver {
                 let _ = answer.send(resolve::stun_servers(map).await);
             });
             self.state.resolving = Some(resolving);
-            self.publish_reach(now);
         }
         let own = self.engine.own_ips().to_vec();
-        let moved = update.delta.full
-            || update.delta.self_node
-            || !update.delta.upserted.is_empty()
-            || !update.delta.removed.is_empty();
+        let moved = update.delta.self_node || !update.delta.upserted.is_empty() || !update.delta.removed.is_empty();
         if moved && let Err(error) = self.device.configure(&own, &update.map).await {
             let reason = format!("the device cannot be configured: {error}");
             self.tell(MeshEvent::NeedsAttention { reason });
@@ -140,7 +136,6 @@ impl Driver {
         });
         if !same && home.is_some() {
             self.state.told_net_info = Some(info.clone());
-            self.engine.set_home(home);
             self.derp.set_home(home);
             self.control.set_net_info(info);
         }

@@ -165,3 +165,22 @@ fn a_node_that_was_let_in_again_has_its_home_at_once() {
     reach.set_map(map(&[1]));
     assert_eq!(reach.home(), Some(RegionId(1)));
 }
+
+#[test]
+fn what_did_not_change_is_not_told_again() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    assert!(reach.take_changed(), "nothing has been told yet");
+    reach.set_map(map(&[1]));
+    reach.set_servers(vec![server(1)], now);
+    let (_, request) = reach.poll_requests(|| true, now).remove(0);
+    reach.handle_response(&answer(&request, "203.0.113.5:4000"), now);
+    assert!(reach.take_changed());
+    reach.poll_requests(|| true, now);
+    assert!(reach.take_changed(), "the round ended");
+    for second in 1..10 {
+        reach.poll_requests(|| true, now + Duration::from_secs(second));
+        reach.leave_failing_home(now + Duration::from_secs(second));
+        assert!(!reach.take_changed(), "second {second}");
+    }
+}
