@@ -14,7 +14,7 @@ use self::source::Source;
 use crate::{step::say, tree};
 
 /// The packages whose sources are judged; the rest (tests, tasks, examples) only for size and head line.
-const PRODUCT: [&str; 4] = ["control-client", "mesh", "coordinator", "sandd"];
+const PRODUCT: [&str; 5] = ["aead", "control-client", "mesh", "coordinator", "sandd"];
 
 /// Judges the whole workspace and prints every offence.
 pub(crate) fn run() -> Result<()> {

@@ -22,8 +22,9 @@ const CONTROL_CLIENT: &[Layer] = &[
 
 /// Packages that one may name, with the modules of them that it may name; `*` stands for all.
 const PACKAGES: &[(&str, &[Layer])] = &[
+    ("aead", &[]),
     ("control-client", &[]),
-    ("mesh", &[("sandd_control_client", &["*"])]),
+    ("mesh", &[("sandd_aead", &["*"]), ("sandd_control_client", &["*"])]),
     (
         "coordinator",
         &[
@@ -41,7 +42,13 @@ const PACKAGES: &[(&str, &[Layer])] = &[
     ),
 ];
 
-const ALL_PACKAGES: [&str; 4] = ["sandd_control_client", "sandd_mesh", "sandd_coordinator", "sandd"];
+const ALL_PACKAGES: [&str; 5] = [
+    "sandd_aead",
+    "sandd_control_client",
+    "sandd_mesh",
+    "sandd_coordinator",
+    "sandd",
+];
 
 /// Codecs and machines of the mesh: the leaves and, beside them, what is named here.
 const MESH_MACHINES: &[Layer] = &[
