@@ -106,7 +106,7 @@ fn linked() -> Result<Vec<Package>> {
     let mut linked: Vec<Package> = reached
         .iter()
         .filter_map(|id| packages.get(id))
-        .filter(|package| package.get("source").is_some_and(|source| !source.is_null()))
+        .filter(|package| is_foreign(package))
         .map(|package| Package {
             name: text(package, "name"),
             version: text(package, "version"),
@@ -117,6 +117,15 @@ fn linked() -> Result<Vec<Package>> {
         .collect();
     linked.sort_by(|left, right| (&left.name, &left.version).cmp(&(&right.name, &right.version)));
     Ok(linked)
+}
+
+/// From a registry, or a fork that lies under `vendor/`.
+fn is_foreign(package: &Value) -> bool {
+    let fork = package
+        .get("manifest_path")
+        .and_then(Value::as_str)
+        .is_some_and(|path| Path::new(path).starts_with(tree::root().join("vendor")));
+    fork || package.get("source").is_some_and(|source| !source.is_null())
 }
 
 /// Whether some choice of a licence expression is accepted: `A OR B`, `A AND B`, `A/B`, brackets.
