@@ -125,11 +125,19 @@ impl MeshBuilder {
     )]
     pub async fn start(self, coordinator: ControlUrl, key: Option<AuthKey>) -> Result<Mesh, JoinError> {
         let dialer = Dialer::new(self.ca_file.as_deref())?;
-        let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp {
-            port: self.port,
-            source,
-        })?;
-        let (device, sockets) = self.device()?;
+        // The data plane's own thread, with sockets and device registered there; all else stays with the caller's runtime.
+        let lane = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(JoinError::Thread)?;
+        let (udp, (device, sockets)) = {
+            let _lane = lane.enter();
+            let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp {
+                port: self.port,
+                source,
+            })?;
+            (udp, self.device()?)
+        };
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let disco_key = DiscoPrivateKey::generate();
 
@@ -161,7 +169,7 @@ impl MeshBuilder {
             control: control.clone(),
         };
         let driver = Driver {
-            engine: Engine::new(&control.node_key(), disco_key),
+            engine: Engine::new(&control.node_key(), disco_key, DEFAULT_MTU),
             udp,
             device,
             derp,
@@ -175,7 +183,10 @@ impl MeshBuilder {
             state: State::new(),
         };
         // Ends when the last handle drops the command channel.
-        tokio::spawn(driver.run());
+        std::thread::Builder::new()
+            .name("sandd-mesh".to_owned())
+            .spawn(move || lane.block_on(driver.run()))
+            .map_err(JoinError::Thread)?;
         Ok(Mesh {
             shared: Arc::new(shared),
         })
@@ -189,18 +200,12 @@ impl MeshBuilder {
                 mtu: DEFAULT_MTU,
             };
             let tun = crate::io::tun::TunDevice::open(&config).map_err(JoinError::Tun)?;
-            return Ok((Device::Tun(tun), Sockets::Kernel));
+            return Ok((Device::tun(tun), Sockets::Kernel));
         }
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
         let stack = SharedStack::new(StackConfig::new(DEFAULT_MTU), Arc::new(move || waker.notify_one()));
-        Ok((
-            Device::Userspace {
-                stack: stack.clone(),
-                wake,
-            },
-            Sockets::Userspace(stack),
-        ))
+        Ok((Device::userspace(stack.clone(), wake), Sockets::Userspace(stack)))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The shell (`io/driver.rs`) feeds it: datagrams ([`Engine::handle_udp`]), relay packets ([`Engine::handle_derp`]),
 //! overlay packets ([`Engine::handle_overlay`]), network maps ([`Engine::handle_netmap`]), the clock
-//! ([`Engine::handle_timeout`]). After each it drains [`Engine::poll_output`] and asks [`Engine::poll_timeout`].
+//! ([`Engine::handle_timeout`]). After each it sends [`Engine::queue`], drains [`Engine::poll_output`] and asks
+//! [`Engine::poll_timeout`].
 //!
 //! ```text
 //!  overlay packet -> outbound -> filter (remember the reply) -> route -> tunnel (seal) -> path -> datagram
@@ -17,6 +18,7 @@ mod outbound;
 mod peer;
 mod ping;
 mod report;
+mod send_queue;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -35,8 +37,10 @@ use crate::packet::PacketBuf;
 use crate::path::agent::{PathAgent, TxId};
 use crate::route::RouteTable;
 use identity::Identity;
+pub(crate) use inbound::Overlay;
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
+pub(crate) use send_queue::{SendBatch, SendQueue};
 pub(crate) use snapshot::Snapshot;
 
 /// Where a datagram goes, or came from.
@@ -51,8 +55,6 @@ pub(crate) enum Underlay {
 /// What the shell is to do.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Send these bytes.
-    Transmit { to: Underlay, payload: Vec<u8> },
     /// Hand this packet to the device.
     Deliver(PacketBuf),
     /// Tell those who watch.
@@ -80,19 +82,24 @@ pub(crate) struct Engine {
     names: Arc<NameTable>,
     filter: PacketFilter,
     own_ips: Vec<IpAddr>,
+    /// Largest overlay packet: padding does not go beyond it.
+    mtu: usize,
     endpoints: Vec<SocketAddr>,
     connected: BTreeSet<RegionId>,
     knocks: VecDeque<(NodePublicKey, RegionId, Instant)>,
     pings: ping::Pings,
     deadlines: BTreeSet<(Instant, NodeId)>,
     outputs: VecDeque<Output>,
+    queue: SendQueue,
+    /// Handshake messages of the tunnel at work, until its path is asked.
     sealed: Vec<Vec<u8>>,
+    mirrored: Vec<u8>,
     counters: Counters,
 }
 
 impl Engine {
-    /// A node without peers.
-    pub(crate) fn new(node_key: &NodePrivateKey, disco_key: DiscoPrivateKey) -> Self {
+    /// A node without peers, whose device carries packets of at most `mtu` bytes.
+    pub(crate) fn new(node_key: &NodePrivateKey, disco_key: DiscoPrivateKey, mtu: usize) -> Self {
         Self {
             identity: Identity::new(node_key),
             disco_public: disco_key.public(),
@@ -106,15 +113,23 @@ impl Engine {
             names: Arc::default(),
             filter: PacketFilter::new(),
             own_ips: Vec::new(),
+            mtu,
             endpoints: Vec::new(),
             connected: BTreeSet::new(),
             knocks: VecDeque::new(),
             pings: ping::Pings::new(),
             deadlines: BTreeSet::new(),
             outputs: VecDeque::new(),
+            queue: SendQueue::default(),
             sealed: Vec::new(),
+            mirrored: Vec::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// The datagrams that wait to leave, to be sent before [`Self::poll_output`] is asked.
+    pub(crate) fn queue(&mut self) -> &mut SendQueue {
+        &mut self.queue
     }
 
     /// The next thing to do.

@@ -24,6 +24,9 @@ pub enum JoinError {
         /// Cause.
         source: io::Error,
     },
+    /// The data plane's thread cannot be started.
+    #[error("cannot start the mesh's thread: {0}; the system's limit of processes or files is likely reached")]
+    Thread(io::Error),
     /// The TUN device cannot be made.
     #[error("{0}")]
     Tun(io::Error),

@@ -71,6 +71,10 @@ counters! {
 
 impl Counters {
     pub(crate) fn drop_packet(&mut self, reason: DropReason) {
+        self.drop_packets(reason, 1);
+    }
+
+    pub(crate) fn drop_packets(&mut self, reason: DropReason, count: usize) {
         let counter = match reason {
             DropReason::UnknownDatagram => &mut self.dropped_unknown_datagram,
             DropReason::UnknownPeer => &mut self.dropped_unknown_peer,
@@ -83,6 +87,6 @@ impl Counters {
             DropReason::NoPath => &mut self.dropped_no_path,
             DropReason::QueueFull => &mut self.dropped_queue_full,
         };
-        *counter += 1;
+        *counter += count as u64;
     }
 }

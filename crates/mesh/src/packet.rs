@@ -3,8 +3,12 @@
 mod batch;
 pub mod buffer;
 pub mod checksum;
+pub mod ecn;
 pub mod ip;
+pub mod join;
+pub mod split;
 pub mod tsmp;
+pub mod vnet;
 
 pub use batch::PacketBatch;
 pub use buffer::PacketBuf;

@@ -135,7 +135,7 @@ impl Engine {
     fn send_disco(&mut self, id: NodeId, to: Underlay, message: &Message) {
         let sender = self.disco_public;
         if let Some(payload) = self.disco_box(id).map(|sealed| sealed.seal(&sender, message)) {
-            self.outputs.push_back(Output::Transmit { to, payload });
+            self.queue.push(to, &payload);
         }
     }
 

@@ -12,24 +12,46 @@ use super::{Engine, MAX_KNOCKS, Output, Underlay};
 use crate::disco;
 use crate::filter::{PeerContext, Verdict};
 use crate::metrics::DropReason;
-use crate::packet::ip::IpPacket;
-use crate::packet::{PacketBuf, tsmp};
+use crate::packet::ip::{IpPacket, Transport};
+use crate::packet::tsmp;
 use crate::wg::guard::Admission;
 use crate::wg::message::{MessageKind, classify};
-use crate::wg::tunnel::Opened;
+use crate::wg::tunnel::{HEADER, TAG};
+
+/// Datagrams opened together.
+const MAX_RUN: usize = 64;
+
+/// Takes the overlay packets that a tunnel opened and the filter let in, in order.
+pub(crate) trait Overlay {
+    /// One IP packet. It may be changed, and is gone afterwards.
+    fn deliver(&mut self, packet: &mut [u8]);
+}
 
 impl Engine {
-    /// A UDP datagram that is not STUN.
-    pub(crate) fn handle_udp(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        if disco::looks_like(datagram) {
-            self.handle_disco(Underlay::Udp(from), datagram, now);
-        } else {
-            self.handle_wireguard(Underlay::Udp(from), datagram, now);
-        }
+    /// Datagrams of one source that are not STUN: `stride` bytes each, the last may be shorter. `ecn` are the two bits
+    /// of their outer headers.
+    pub(crate) fn handle_udp(
+        &mut self,
+        from: SocketAddr,
+        ecn: u8,
+        datagrams: &mut [u8],
+        stride: usize,
+        now: Instant,
+        overlay: &mut impl Overlay,
+    ) {
+        self.handle_datagrams(Underlay::Udp(from), ecn, datagrams, stride, now, overlay);
     }
 
     /// A packet that a relay delivered. `key` is what the relay says; WireGuard or disco must prove it.
-    pub(crate) fn handle_derp(&mut self, region: RegionId, key: NodePublicKey, packet: &[u8], now: Instant) {
+    pub(crate) fn handle_derp(
+        &mut self,
+        region: RegionId,
+        key: NodePublicKey,
+        datagrams: &mut [u8],
+        stride: usize,
+        now: Instant,
+        overlay: &mut impl Overlay,
+    ) {
         let Some(id) = self.by_key.get(&key).copied() else {
             self.remember_knock(key, region, now);
             return self.counters.drop_packet(DropReason::UnknownPeer);
@@ -37,12 +59,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.learned_region = Some(region);
         }
-        let from = Underlay::Derp { region, key };
-        if disco::looks_like(packet) {
-            self.handle_disco(from, packet, now);
-        } else {
-            self.handle_wireguard(from, packet, now);
-        }
+        self.handle_datagrams(Underlay::Derp { region, key }, 0, datagrams, stride, now, overlay);
     }
 
     fn remember_knock(&mut self, key: NodePublicKey, region: RegionId, now: Instant) {
@@ -53,7 +70,77 @@ impl Engine {
         self.knocks.push_back((key, region, now));
     }
 
-    fn handle_wireguard(&mut self, from: Underlay, datagram: &[u8], now: Instant) {
+    fn handle_datagrams(
+        &mut self,
+        from: Underlay,
+        ecn: u8,
+        datagrams: &mut [u8],
+        stride: usize,
+        now: Instant,
+        overlay: &mut impl Overlay,
+    ) {
+        let stride = stride.max(1);
+        let mut rest = datagrams;
+        while !rest.is_empty() {
+            let (run, receiver) = data_run(rest, stride);
+            let (these, others) = rest.split_at_mut(run);
+            rest = others;
+            if let Some(receiver) = receiver {
+                self.open_run(from, ecn, receiver, these, stride, now, overlay);
+            } else if disco::looks_like(these) {
+                self.handle_disco(from, these, now);
+            } else {
+                self.handle_handshake(from, these, now);
+            }
+        }
+    }
+
+    /// Data messages for one session: opened together, judged one by one.
+    #[expect(clippy::too_many_arguments, reason = "a run of datagrams is what it is")]
+    fn open_run(
+        &mut self,
+        from: Underlay,
+        ecn: u8,
+        receiver: u32,
+        slots: &mut [u8],
+        stride: usize,
+        now: Instant,
+        overlay: &mut impl Overlay,
+    ) {
+        let count = slots.len().div_ceil(stride);
+        let Some(id) = self.by_index.get(&(receiver >> 8)).copied() else {
+            return self.counters.drop_packets(DropReason::UnknownPeer, count);
+        };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(tunnel) = &mut peer.tunnel else { return };
+        let opened = tunnel.open_slots(slots, stride, now, &mut self.sealed);
+        let established = tunnel.take_established();
+        self.counters
+            .drop_packets(DropReason::Unopened, count - opened.count_ones() as usize);
+        if opened != 0 {
+            peer.last_received = Some(now);
+            let direct = match from {
+                Underlay::Udp(addr) => Some(addr),
+                Underlay::Derp { .. } => None,
+            };
+            peer.path.handle_opened(direct, now);
+            let mut last = None;
+            for (_, slot) in slots
+                .chunks_mut(stride)
+                .enumerate()
+                .filter(|(at, _)| opened & (1 << at) != 0)
+            {
+                let end = slot.len() - TAG;
+                self.deliver(id, from, ecn, &mut slot[HEADER..end], now, &mut last, overlay);
+            }
+        }
+        if established {
+            self.session_established(id, now);
+        }
+        self.after_peer(id, now);
+    }
+
+    fn handle_handshake(&mut self, from: Underlay, datagram: &[u8], now: Instant) {
         let Some(kind) = classify(datagram) else {
             return self.counters.drop_packet(DropReason::UnknownDatagram);
         };
@@ -61,7 +148,7 @@ impl Engine {
         if matches!(kind, MessageKind::Initiation | MessageKind::Response { .. }) {
             match self.identity.guard.admit(source, datagram, now) {
                 Admission::Admit => {}
-                Admission::Cookie(reply) => return self.transmit(from, reply),
+                Admission::Cookie(reply) => return self.transmit(from, &reply),
                 Admission::Refuse => return self.counters.drop_packet(DropReason::HandshakeRefused),
             }
         }
@@ -74,37 +161,34 @@ impl Engine {
         let Some(id) = id.filter(|id| self.ensure_tunnel(*id, now)) else {
             return self.counters.drop_packet(DropReason::UnknownPeer);
         };
-        self.open_for(id, from, kind, datagram, now);
+        self.handshake_of(id, from, kind, datagram, now);
         self.after_peer(id, now);
     }
 
-    fn open_for(&mut self, id: NodeId, from: Underlay, kind: MessageKind, datagram: &[u8], now: Instant) {
+    fn handshake_of(&mut self, id: NodeId, from: Underlay, kind: MessageKind, datagram: &[u8], now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
-        let Ok(opened) = tunnel.open(Some(source_for_limits(from)), datagram, now, &mut self.sealed) else {
+        let mut replies = Vec::new();
+        if tunnel
+            .handle_handshake(source_for_limits(from), datagram, now, &mut replies)
+            .is_err()
+        {
             return self.counters.drop_packet(DropReason::Unopened);
-        };
+        }
         let established = tunnel.take_established();
         peer.last_received = Some(now);
-        // Only what a session carried moves a path; a handshake could be sent on by somebody in between.
-        if matches!(kind, MessageKind::Data { .. } | MessageKind::Response { .. }) {
-            let direct = match from {
-                Underlay::Udp(addr) => Some(addr),
-                Underlay::Derp { .. } => None,
-            };
-            peer.path.handle_opened(direct, now);
-        }
-        match opened {
-            Opened::Reply(reply) => {
-                self.transmit(from, reply);
-                if let (MessageKind::Initiation, Underlay::Udp(addr), Some(peer)) =
-                    (kind, from, self.peers.get_mut(&id))
-                {
-                    peer.path.handle_ping(addr, now);
-                }
+        if let Underlay::Udp(addr) = from {
+            match kind {
+                // Only what a session carried moves a path; an initiation could be sent on by somebody in between.
+                MessageKind::Response { .. } => peer.path.handle_opened(Some(addr), now),
+                MessageKind::Initiation => peer.path.handle_ping(addr, now),
+                MessageKind::Cookie { .. } | MessageKind::Data { .. } => {}
             }
-            Opened::Packet(packet) => self.deliver(id, packet, from, now),
-            Opened::Nothing => {}
+        } else if matches!(kind, MessageKind::Response { .. }) {
+            peer.path.handle_opened(None, now);
+        }
+        for reply in replies {
+            self.transmit(from, &reply);
         }
         if established {
             self.session_established(id, now);
@@ -121,34 +205,107 @@ impl Engine {
             .copied()
     }
 
-    fn deliver(&mut self, id: NodeId, packet: PacketBuf, from: Underlay, now: Instant) {
-        let Ok(view) = IpPacket::parse(&packet) else {
-            return self.counters.drop_packet(DropReason::Malformed);
-        };
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if self.routes.lookup(view.src()) != Some(id) {
-            return self.counters.drop_packet(DropReason::ForeignSource);
-        }
-        if let Some(key) = tsmp::parse_disco_advertisement(&view) {
-            return self.learn_disco_key(id, key, now);
-        }
-        if view.protocol() == tsmp::PROTOCOL {
+    #[expect(clippy::too_many_arguments, reason = "all that is known of an opened packet")]
+    fn deliver(
+        &mut self,
+        id: NodeId,
+        from: Underlay,
+        ecn: u8,
+        body: &mut [u8],
+        now: Instant,
+        last: &mut Option<Admitted>,
+        overlay: &mut impl Overlay,
+    ) {
+        // Nothing but padding is a keepalive.
+        if body.first().is_none_or(|first| *first == 0) {
             return;
         }
-        peer.rx_bytes += packet.len() as u64;
-        let context = PeerContext {
-            jailed: peer.node.jailed,
-            capabilities: &peer.node.cap_map,
+        let Ok(view) = IpPacket::parse(body) else {
+            return self.counters.drop_packet(DropReason::Malformed);
         };
-        if self.filter.inbound(&view, &context, now) != Verdict::Accept {
-            return self.counters.drop_packet(DropReason::Filtered);
+        let len = view.total_len();
+        let flow = Admitted::of(&view);
+        if last.is_none() || *last != flow {
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            if self.routes.lookup(view.src()) != Some(id) {
+                return self.counters.drop_packet(DropReason::ForeignSource);
+            }
+            if let Some(key) = tsmp::parse_disco_advertisement(&view) {
+                return self.learn_disco_key(id, key, now);
+            }
+            if view.protocol() == tsmp::PROTOCOL {
+                return;
+            }
+            let context = PeerContext {
+                jailed: peer.node.jailed,
+                capabilities: &peer.node.cap_map,
+            };
+            if self.filter.inbound(&view, &context, now) != Verdict::Accept {
+                return self.counters.drop_packet(DropReason::Filtered);
+            }
+            *last = flow;
+            if let Some(outcome) = self.pings.take_reply(&view, Some(from), now) {
+                self.counters.packets_in += 1;
+                return self.outputs.push_back(Output::Ponged(outcome));
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.rx_bytes += len as u64;
         }
         self.counters.packets_in += 1;
-        if let Some(outcome) = self.pings.take_reply(&view, Some(from), now) {
-            return self.outputs.push_back(Output::Ponged(outcome));
-        }
-        self.outputs.push_back(Output::Deliver(packet));
+        let packet = &mut body[..len];
+        let _ = ecn;
+        overlay.deliver(packet);
     }
+}
+
+/// A flow whose last packet was let in: what follows in the same run needs no second judgement. Only for what a filter
+/// judges by addresses and ports alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Admitted {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    ports: (u16, u16),
+}
+
+impl Admitted {
+    fn of(packet: &IpPacket<'_>) -> Option<Self> {
+        let ports = match packet.transport() {
+            Transport::Tcp { src, dst, opens: false } | Transport::Ports { src, dst } => (src, dst),
+            Transport::Tcp { .. }
+            | Transport::EchoRequest { .. }
+            | Transport::EchoReply { .. }
+            | Transport::IcmpError { .. }
+            | Transport::Other
+            | Transport::LaterFragment => return None,
+        };
+        Some(Self {
+            src: packet.src(),
+            dst: packet.dst(),
+            protocol: packet.protocol(),
+            ports,
+        })
+    }
+}
+
+/// The bytes in front that are data messages for one receiver, with its index; else the bytes of the first datagram.
+fn data_run(datagrams: &[u8], stride: usize) -> (usize, Option<u32>) {
+    let receiver = |datagram: &[u8]| match classify(datagram) {
+        Some(MessageKind::Data { receiver }) => Some(receiver),
+        Some(MessageKind::Initiation | MessageKind::Response { .. } | MessageKind::Cookie { .. }) | None => None,
+    };
+    let first = &datagrams[..stride.min(datagrams.len())];
+    let Some(index) = receiver(first) else {
+        return (first.len(), None);
+    };
+    let run = datagrams
+        .chunks(stride)
+        .take(MAX_RUN)
+        .take_while(|datagram| receiver(datagram) == Some(index))
+        .map(<[u8]>::len)
+        .sum();
+    (run, Some(index))
 }
 
 /// What limits and cookies count by: the UDP source, or one constant for each key behind a relay.

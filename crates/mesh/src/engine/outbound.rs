@@ -5,34 +5,28 @@ use std::time::Instant;
 use boringtun::x25519::PublicKey;
 use sandd_control_client::netmap::NodeId;
 
+use super::send_queue::Run;
 use super::{Engine, Output, Underlay};
 use crate::event::MeshEvent;
 use crate::filter::Verdict;
 use crate::metrics::DropReason;
 use crate::packet::ip::IpPacket;
-use crate::packet::{PacketBatch, PacketBuf, tsmp};
+use crate::packet::split::Splitter;
+use crate::packet::vnet::VnetHeader;
+use crate::packet::{PacketBuf, ecn, tsmp};
 use crate::path::agent::Route;
-use crate::wg::tunnel::Tunnel;
+use crate::wg::tunnel::{HEADER, TAG, Tunnel};
 
 impl Engine {
-    /// Packets of the device, towards the mesh.
-    pub(crate) fn handle_overlay(&mut self, packets: PacketBatch, now: Instant) {
-        for packet in packets {
-            self.send_overlay(packet, now);
-        }
-    }
-
-    pub(super) fn send_overlay(&mut self, packet: PacketBuf, now: Instant) {
-        let Ok(view) = IpPacket::parse(&packet) else {
+    /// A packet of the device towards the mesh, or a super-packet: many segments of one flow that are judged once and cut
+    /// apart where they are sealed.
+    pub(crate) fn handle_overlay(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
+        let Ok(view) = IpPacket::parse(packet) else {
             return self.counters.drop_packet(DropReason::Malformed);
         };
         let destination = view.dst();
         if self.own_ips.contains(&destination) {
-            // Talking to oneself never leaves the node.
-            return match self.pings.take_reply(&view, None, now) {
-                Some(outcome) => self.outputs.push_back(Output::Ponged(outcome)),
-                None => self.outputs.push_back(Output::Deliver(packet)),
-            };
+            return self.deliver_to_self(header, packet, now);
         }
         if self.filter.outbound(&view, now) != Verdict::Accept {
             return self.counters.drop_packet(DropReason::Filtered);
@@ -40,20 +34,111 @@ impl Engine {
         let Some(id) = self.routes.lookup(destination) else {
             return self.counters.drop_packet(DropReason::NoRoute);
         };
-        self.send_to_peer(id, packet, now);
+        let Ok(splitter) = Splitter::new(header, packet) else {
+            return self.counters.drop_packet(DropReason::Malformed);
+        };
+        self.send_to_peer(id, &splitter, ecn::of(packet), now);
     }
 
-    pub(super) fn send_to_peer(&mut self, id: NodeId, packet: PacketBuf, now: Instant) {
+    /// A packet that is complete, checksums too.
+    pub(super) fn send_overlay(&mut self, packet: &[u8], now: Instant) {
+        self.handle_overlay(&VnetHeader::default(), packet, now);
+    }
+
+    /// Talking to oneself never leaves the node.
+    fn deliver_to_self(&mut self, header: &VnetHeader, packet: &[u8], now: Instant) {
+        let Ok(splitter) = Splitter::new(header, packet) else {
+            return self.counters.drop_packet(DropReason::Malformed);
+        };
+        for at in 0..splitter.count() {
+            let mut copy = PacketBuf::zeroed(splitter.len_of(at));
+            splitter.write(at, &mut copy);
+            let outcome = IpPacket::parse(&copy)
+                .ok()
+                .and_then(|view| self.pings.take_reply(&view, None, now));
+            self.outputs.push_back(match outcome {
+                Some(outcome) => Output::Ponged(outcome),
+                None => Output::Deliver(copy),
+            });
+        }
+    }
+
+    fn send_to_peer(&mut self, id: NodeId, packet: &Splitter<'_>, ecn: u8, now: Instant) {
         if !self.ensure_tunnel(id, now) {
             return self.counters.drop_packet(DropReason::UnknownPeer);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
-        peer.tx_bytes += packet.len() as u64;
-        self.counters.packets_out += 1;
         peer.path.handle_sent(now);
-        tunnel.seal(packet, now, &mut self.sealed);
+        if tunnel.ready(now, &mut self.sealed) {
+            self.seal(id, packet, ecn, now);
+        } else {
+            for at in 0..packet.count() {
+                let mut copy = PacketBuf::zeroed(packet.len_of(at));
+                packet.write(at, &mut copy);
+                tunnel.stage(copy, now, &mut self.sealed);
+            }
+        }
         self.after_peer(id, now);
+    }
+
+    /// Cuts, pads and seals straight into the datagrams that leave. The tunnel must be ready.
+    pub(super) fn seal(&mut self, id: NodeId, packet: &Splitter<'_>, ecn: u8, now: Instant) {
+        let Some((first, mirror)) = self.ways_to(id) else {
+            return self.counters.drop_packet(DropReason::NoPath);
+        };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(tunnel) = &mut peer.tunnel else { return };
+        let count = packet.count();
+        let mtu = self.mtu;
+        let mut done = 0;
+        while done < count {
+            let run = Run {
+                to: first,
+                ecn,
+                stride: sealed_len(packet.len_of(done), mtu),
+                count: count - done,
+                last: sealed_len(packet.len_of(count - 1), mtu),
+            };
+            let (slots, taken) = self.queue.reserve(&run);
+            for (at, slot) in slots.chunks_mut(run.stride).enumerate() {
+                let len = packet.len_of(done + at);
+                let (body, rest) = slot[HEADER..].split_at_mut(len);
+                packet.write(done + at, body);
+                rest.fill(0);
+                peer.tx_bytes += len as u64;
+            }
+            tunnel.seal_slots(slots, run.stride, now, &mut self.sealed);
+            if let Some(mirror) = mirror {
+                self.mirrored.clear();
+                self.mirrored.extend_from_slice(slots);
+                for datagram in self.mirrored.chunks(run.stride) {
+                    self.queue.push(mirror, datagram);
+                }
+                self.counters.relay_out += taken as u64;
+            }
+            done += taken;
+        }
+        self.counters.packets_out += count as u64;
+        self.count_out(first, count);
+    }
+
+    /// Where data for a peer goes now, and where a copy of it goes while the path is under suspicion.
+    fn ways_to(&self, id: NodeId) -> Option<(Underlay, Option<Underlay>)> {
+        let relay = self.relay_of(id);
+        match (self.peers.get(&id)?.path.route(), relay) {
+            (Route::Relay, relay) => relay.map(|relay| (relay, None)),
+            (Route::Direct(addr), _) => Some((Underlay::Udp(addr), None)),
+            (Route::Both(addr), relay) => Some((Underlay::Udp(addr), relay)),
+        }
+    }
+
+    /// Sends a packet to a peer whatever the routes say.
+    #[cfg(test)]
+    pub(super) fn send_packet_to(&mut self, id: NodeId, packet: &[u8], now: Instant) {
+        if let Ok(splitter) = Splitter::new(&VnetHeader::default(), packet) {
+            self.send_to_peer(id, &splitter, ecn::of(packet), now);
+        }
     }
 
     /// Starts or repeats the handshake with a peer.
@@ -100,54 +185,52 @@ impl Engine {
         true
     }
 
-    /// Sends what the tunnel of a peer left in `sealed`, on the way its path says.
+    /// Sends the handshake messages that the tunnel of a peer left in `sealed`, on the way its path says.
     pub(super) fn send_sealed(&mut self, id: NodeId) {
         if self.sealed.is_empty() {
             return;
         }
         let mut sealed = std::mem::take(&mut self.sealed);
-        for payload in sealed.drain(..) {
-            self.send_on_path(id, payload);
+        for message in sealed.drain(..) {
+            self.send_on_path(id, &message);
         }
         self.sealed = sealed;
     }
 
-    fn send_on_path(&mut self, id: NodeId, payload: Vec<u8>) {
+    fn send_on_path(&mut self, id: NodeId, message: &[u8]) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let route = peer.path.route();
-        let relay = self.relay_of(id);
-        let handshake = payload.first().is_some_and(|kind| *kind == 1);
-        let guesses = if handshake && route == Route::Relay {
+        let initiation = message.first().is_some_and(|kind| *kind == 1);
+        // An initiation also tries the addresses that are likely to work: it may open the way by itself.
+        let guesses = if initiation && peer.path.route() == Route::Relay {
             peer.path.likely()
         } else {
             Vec::new()
         };
-        let mut sent = false;
-        for guess in guesses {
-            sent = true;
-            self.transmit(Underlay::Udp(guess), payload.clone());
+        let ways = self.ways_to(id);
+        if ways.is_none() && guesses.is_empty() {
+            self.counters.drop_packet(DropReason::NoPath);
         }
-        match (route, relay) {
-            (Route::Relay, Some(relay)) => self.transmit(relay, payload),
-            (Route::Relay, None) => {
-                if !sent {
-                    self.counters.drop_packet(DropReason::NoPath);
-                }
-            }
-            (Route::Direct(addr), _) | (Route::Both(addr), None) => self.transmit(Underlay::Udp(addr), payload),
-            (Route::Both(addr), Some(relay)) => {
-                self.transmit(Underlay::Udp(addr), payload.clone());
-                self.transmit(relay, payload);
+        for guess in guesses {
+            self.transmit(Underlay::Udp(guess), message);
+        }
+        if let Some((first, mirror)) = ways {
+            self.transmit(first, message);
+            if let Some(mirror) = mirror {
+                self.transmit(mirror, message);
             }
         }
     }
 
-    pub(super) fn transmit(&mut self, to: Underlay, payload: Vec<u8>) {
+    pub(super) fn transmit(&mut self, to: Underlay, datagram: &[u8]) {
+        self.count_out(to, 1);
+        self.queue.push(to, datagram);
+    }
+
+    fn count_out(&mut self, to: Underlay, count: usize) {
         match to {
-            Underlay::Udp(_) => self.counters.direct_out += 1,
-            Underlay::Derp { .. } => self.counters.relay_out += 1,
+            Underlay::Udp(_) => self.counters.direct_out += count as u64,
+            Underlay::Derp { .. } => self.counters.relay_out += count as u64,
         }
-        self.outputs.push_back(Output::Transmit { to, payload });
     }
 
     /// The relay that carries packets to a peer: its home, unless only another one has heard of it.
@@ -183,14 +266,29 @@ impl Engine {
             .iter()
             .find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
         let Some(tunnel) = &mut peer.tunnel else { return };
+        let staged = tunnel.take_staged();
+        peer.path.handle_sent(now);
         // First, so that the peer knows the key before the first ping and call-me-maybe arrive.
         let advert = pair.and_then(|(own, theirs)| tsmp::encode_disco_advertisement(own, theirs, &self.disco_public));
         if let Some(advert) = advert {
-            tunnel.seal(PacketBuf::copied_from(&advert), now, &mut self.sealed);
+            self.seal_single(id, &advert, now);
         }
-        tunnel.flush(now, &mut self.sealed);
-        peer.path.handle_sent(now);
+        for packet in staged {
+            self.seal_single(id, &packet, now);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.path.restart_discovery(now);
         self.outputs.push_back(Output::Event(event));
     }
+
+    fn seal_single(&mut self, id: NodeId, packet: &[u8], now: Instant) {
+        if let Ok(splitter) = Splitter::new(&VnetHeader::default(), packet) {
+            self.seal(id, &splitter, ecn::of(packet), now);
+        }
+    }
+}
+
+/// Bytes of the datagram that carries a packet of this length: padded to 16 but not beyond the MTU, with header and tag.
+fn sealed_len(packet: usize, mtu: usize) -> usize {
+    HEADER + packet.next_multiple_of(16).min(mtu.max(packet)) + TAG
 }

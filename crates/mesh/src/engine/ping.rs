@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use sandd_control_client::netmap::RegionId;
 
 use super::{Engine, Underlay};
-use crate::packet::PacketBuf;
 use crate::packet::ip::{EchoReply, IpPacket, encode_echo_request};
 use crate::status::PeerPath;
 
@@ -113,7 +112,7 @@ impl Engine {
                 deadline: now + timeout,
             },
         );
-        self.send_overlay(PacketBuf::copied_from(&request), now);
+        self.send_overlay(&request, now);
         Some(seq)
     }
 }

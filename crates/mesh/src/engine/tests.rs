@@ -9,8 +9,9 @@ use sandd_control_client::netmap::{
 };
 
 use super::*;
+use crate::packet::PacketBuf;
 use crate::packet::ip::{IpPacket, encode_echo_request};
-use crate::packet::{PacketBatch, PacketBuf};
+use crate::packet::vnet::VnetHeader;
 
 const REGION: RegionId = RegionId(999);
 
@@ -21,6 +22,12 @@ struct Host {
     delivered: Vec<PacketBuf>,
     outcomes: Vec<PingOutcome>,
     events: Vec<MeshEvent>,
+}
+
+impl Overlay for Vec<PacketBuf> {
+    fn deliver(&mut self, packet: &mut [u8]) {
+        self.push(PacketBuf::copied_from(packet));
+    }
 }
 
 struct World {
@@ -85,7 +92,7 @@ fn host(number: u8) -> Host {
         cap_map: BTreeMap::new(),
         machine_authorized: true,
     };
-    let engine = Engine::new(&key, disco);
+    let engine = Engine::new(&key, disco, 1_280);
     Host {
         engine,
         node,
@@ -165,10 +172,16 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..200 {
             for at in 0..self.hosts.len() {
+                let queue = self.hosts[at].engine.queue();
+                while let Some(batch) = queue.front() {
+                    let datagrams = batch.contents().chunks(batch.stride());
+                    self.wire
+                        .extend(datagrams.map(|datagram| (at, batch.to(), datagram.to_vec())));
+                    queue.pop();
+                }
                 while let Some(output) = self.hosts[at].engine.poll_output() {
                     let host = &mut self.hosts[at];
                     match output {
-                        Output::Transmit { to, payload } => self.wire.push((at, to, payload)),
                         Output::Deliver(packet) => host.delivered.push(packet),
                         Output::Event(event) => host.events.push(event),
                         Output::Ponged(outcome) => host.outcomes.push(outcome),
@@ -179,25 +192,28 @@ impl World {
             if self.wire.is_empty() {
                 return;
             }
-            for (from, to, payload) in std::mem::take(&mut self.wire) {
-                self.carry(from, to, &payload);
+            for (from, to, mut payload) in std::mem::take(&mut self.wire) {
+                self.carry(from, to, &mut payload);
             }
         }
         panic!("the network never came to rest");
     }
 
-    fn carry(&mut self, from: usize, to: Underlay, payload: &[u8]) {
+    fn carry(&mut self, from: usize, to: Underlay, payload: &mut [u8]) {
         let (source_addr, source_key, now) = (self.hosts[from].addr, self.hosts[from].node.key, self.now);
         match to {
             Underlay::Udp(addr) if self.udp => {
                 if let Some(host) = self.hosts.iter_mut().find(|host| host.addr == addr) {
                     self.direct_packets += 1;
-                    host.engine.handle_udp(source_addr, payload, now);
+                    let (stride, delivered) = (payload.len(), &mut host.delivered);
+                    host.engine.handle_udp(source_addr, 0, payload, stride, now, delivered);
                 }
             }
             Underlay::Derp { region, key } if self.relay => {
                 if let Some(host) = self.hosts.iter_mut().find(|host| host.node.key == key) {
-                    host.engine.handle_derp(region, source_key, payload, now);
+                    let (stride, delivered) = (payload.len(), &mut host.delivered);
+                    host.engine
+                        .handle_derp(region, source_key, payload, stride, now, delivered);
                 }
             }
             Underlay::Udp(_) | Underlay::Derp { .. } => {}
@@ -233,11 +249,10 @@ impl World {
     fn answer_echo(&mut self, at: usize) {
         let now = self.now;
         let host = &mut self.hosts[at];
-        let mut replies = PacketBatch::new();
         for packet in host.delivered.drain(..) {
-            replies.push(echo_reply(&packet));
+            host.engine
+                .handle_overlay(&VnetHeader::default(), &echo_reply(&packet), now);
         }
-        host.engine.handle_overlay(replies, now);
     }
 }
 
@@ -313,7 +328,7 @@ fn a_restarted_peers_new_disco_key_arrives_inside_the_tunnel() {
     // The second host restarted: the first one's map still has the old disco key.
     let fresh = DiscoPrivateKey::generate();
     let key = NodePrivateKey::from_bytes(world.hosts[1].engine.identity.secret.to_bytes());
-    world.hosts[1].engine = Engine::new(&key, fresh);
+    world.hosts[1].engine = Engine::new(&key, fresh, 1_280);
     world.tell_map(1, &allow_all(), |_| true);
     let (endpoints, now) = (vec![world.hosts[1].addr], world.now);
     world.hosts[1].engine.set_endpoints(endpoints, now);
@@ -382,9 +397,7 @@ fn a_peer_cannot_speak_for_another() {
     )
     .unwrap();
     let now = world.now;
-    world.hosts[0]
-        .engine
-        .send_to_peer(NodeId(2), PacketBuf::copied_from(&forged), now);
+    world.hosts[0].engine.send_packet_to(NodeId(2), &forged, now);
     world.settle();
     assert!(world.hosts[1].delivered.is_empty());
     assert_eq!(world.hosts[1].engine.counters().dropped_foreign_source, 1);
@@ -404,10 +417,11 @@ fn strangers_get_silence() {
             if let Some(first) = bytes.first_mut() {
                 *first = kind;
             }
-            engine.handle_udp(from, &bytes, now);
+            engine.handle_udp(from, 0, &mut bytes, len, now, &mut Vec::<PacketBuf>::new());
         }
     }
-    assert!(engine.poll_output().is_none(), "not a byte back");
+    assert!(engine.queue().is_empty(), "not a byte back");
+    assert!(engine.poll_output().is_none());
 }
 
 #[test]
@@ -439,7 +453,7 @@ fn packets_keep_their_content() {
         let now = world.now;
         world.hosts[0]
             .engine
-            .handle_overlay(std::iter::once(PacketBuf::copied_from(&packet)).collect(), now);
+            .handle_overlay(&VnetHeader::default(), &packet, now);
         world.settle();
         let got = world.hosts[1].delivered.pop().expect("delivered");
         assert_eq!(&got[..], &packet[..]);

@@ -107,10 +107,11 @@ pub struct DerpPool {
     map: Arc<DerpMap>,
     home: Option<RegionId>,
     regions: BTreeMap<RegionId, Region>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl DerpPool {
-    /// A pool without relays. Tasks start on the tokio runtime of whoever calls its methods.
+    /// A pool without relays. Its tasks run on the tokio runtime of whoever calls this.
     #[must_use]
     pub fn new(node_key: NodePrivateKey, dialer: Dialer, control: ControlUrl, events: mpsc::Sender<DerpEvent>) -> Self {
         Self {
@@ -122,6 +123,7 @@ impl DerpPool {
             map: Arc::default(),
             home: None,
             regions: BTreeMap::new(),
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 
@@ -226,7 +228,7 @@ impl DerpPool {
                 events: self.events.clone(),
             };
             // Ends when the pool drops or closes the region.
-            let task = tokio::spawn(RegionTask::new(id, link, Arc::clone(&shared)).run());
+            let task = self.runtime.spawn(RegionTask::new(id, link, Arc::clone(&shared)).run());
             self.regions.insert(
                 id,
                 Region {

@@ -1,4 +1,7 @@
 //! [`Device`]: what stands above the engine, a userspace TCP/IP stack or a kernel TUN device.
+//!
+//! Outermost stop on the inner side of a packet's way. Both give packets with a [`VnetHeader`], so that a super-packet
+//! needs one look, and both take packets that [`Joiner`] has put together again.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,71 +13,121 @@ use ipnet::IpNet;
 use sandd_control_client::netmap::NetworkMap;
 use tokio::sync::Notify;
 
+use crate::engine::Overlay;
 #[cfg(feature = "tun")]
 use crate::io::tun::TunDevice;
 use crate::netstack::SharedStack;
+#[cfg(feature = "tun")]
+use crate::packet::join::Joiner;
+use crate::packet::vnet::VnetHeader;
 use crate::packet::{PacketBatch, PacketBuf};
 
-/// Most packets taken from a kernel device in one turn.
+/// Super-packets taken from the device in one turn.
+const TURN: usize = 16;
+/// A header and the largest IP packet.
 #[cfg(feature = "tun")]
-const TURN: usize = 64;
+const TUN_BUFFER: usize = VnetHeader::LEN + 65_535;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) enum Device {
     /// No privileges: sockets live in this process.
-    Userspace { stack: SharedStack, wake: Arc<Notify> },
+    Userspace(Userspace),
     /// A kernel interface with the mesh addresses.
     #[cfg(feature = "tun")]
-    Tun(TunDevice),
+    Tun(Box<Tun>),
+}
+
+/// The stack, and what is on its way to it.
+#[derive(Debug)]
+pub(crate) struct Userspace {
+    stack: SharedStack,
+    wake: Arc<Notify>,
+    inbound: PacketBatch,
+    deadline: Option<Instant>,
+}
+
+/// The kernel's interface, and what is on its way to it.
+#[cfg(feature = "tun")]
+#[derive(Debug)]
+pub(crate) struct Tun {
+    device: TunDevice,
+    joiner: Joiner,
+    buffer: Box<[u8]>,
 }
 
 impl Device {
+    /// A userspace stack; `wake` is notified by those who give it work.
+    pub(crate) fn userspace(stack: SharedStack, wake: Arc<Notify>) -> Self {
+        Self::Userspace(Userspace {
+            stack,
+            wake,
+            inbound: PacketBatch::new(),
+            deadline: None,
+        })
+    }
+
+    /// A kernel interface.
+    #[cfg(feature = "tun")]
+    pub(crate) fn tun(device: TunDevice) -> Self {
+        Self::Tun(Box::new(Tun {
+            device,
+            joiner: Joiner::new(),
+            buffer: vec![0; TUN_BUFFER].into_boxed_slice(),
+        }))
+    }
+
     /// Name for status: `userspace` or the interface.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Userspace { .. } => "userspace".to_owned(),
+            Self::Userspace(_) => "userspace".to_owned(),
             #[cfg(feature = "tun")]
-            Self::Tun(tun) => tun.name().to_owned(),
+            Self::Tun(tun) => tun.device.name().to_owned(),
         }
     }
 
-    /// Waits until the device has something for the mesh; a TUN device gives its first packet.
-    pub(crate) async fn wait(&self) -> io::Result<Option<PacketBuf>> {
+    /// Waits until the device has something for the mesh.
+    ///
+    /// # Cancel safety
+    /// Nothing is read here.
+    pub(crate) async fn readable(&self) {
         match self {
-            Self::Userspace { wake, .. } => {
-                wake.notified().await;
-                Ok(None)
-            }
-            #[cfg(feature = "tun")]
-            Self::Tun(tun) => tun.recv().await.map(Some),
-        }
-    }
-
-    /// Gives packets to the device and takes what it has for the mesh. The second value is its next deadline.
-    pub(crate) fn turn(&self, inbound: PacketBatch, now: Instant) -> (PacketBatch, Option<Instant>) {
-        match self {
-            Self::Userspace { stack, .. } => {
-                let mut stack = stack.lock();
-                if !inbound.is_empty() {
-                    stack.handle_packets(inbound, now);
-                }
-                stack.poll(now);
-                let out = std::iter::from_fn(|| stack.poll_transmit()).collect();
-                (out, stack.poll_timeout())
-            }
+            Self::Userspace(userspace) => userspace.wake.notified().await,
+            // A failure is found by the read that follows.
             #[cfg(feature = "tun")]
             Self::Tun(tun) => {
-                for packet in inbound {
-                    if let Err(error) = tun.try_send(&packet) {
-                        tracing::debug!(%error, "the TUN device took a packet not");
-                    }
-                }
-                let out = std::iter::from_fn(|| tun.try_recv().ok().flatten())
-                    .take(TURN)
-                    .collect();
-                (out, None)
+                let _ = tun.device.readable().await;
             }
+        }
+    }
+
+    /// When the device wants a turn though nothing happens.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Userspace(userspace) => userspace.deadline,
+            #[cfg(feature = "tun")]
+            Self::Tun(_) => None,
+        }
+    }
+
+    /// Hands over what was delivered and is still held back for its successors.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        match self {
+            Self::Userspace(userspace) => userspace.poll(now),
+            #[cfg(feature = "tun")]
+            Self::Tun(tun) => tun.flush(),
+        }
+    }
+
+    /// Takes a packet for the mesh, and gives it to `handle`; false when there is none.
+    ///
+    /// # Errors
+    /// What the system says, for instance that the interface was deleted.
+    pub(crate) fn read(&mut self, handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> io::Result<bool> {
+        match self {
+            Self::Userspace(userspace) => Ok(userspace.read(handle)),
+            #[cfg(feature = "tun")]
+            Self::Tun(tun) => tun.read(handle),
         }
     }
 
@@ -89,16 +142,86 @@ impl Device {
     )]
     pub(crate) async fn configure(&self, addresses: &[IpAddr], map: &NetworkMap) -> io::Result<()> {
         match self {
-            Self::Userspace { stack, .. } => {
-                stack.lock().set_addresses(addresses);
+            Self::Userspace(userspace) => {
+                userspace.stack.lock().set_addresses(addresses);
                 Ok(())
             }
             #[cfg(feature = "tun")]
             Self::Tun(tun) => {
-                tun.set_addresses(addresses).await?;
-                tun.set_routes(&mesh_routes(map)).await
+                tun.device.set_addresses(addresses).await?;
+                tun.device.set_routes(&mesh_routes(map)).await
             }
         }
+    }
+}
+
+impl Overlay for Device {
+    fn deliver(&mut self, packet: &mut [u8]) {
+        match self {
+            Self::Userspace(userspace) => userspace.inbound.push(PacketBuf::copied_from(packet)),
+            #[cfg(feature = "tun")]
+            Self::Tun(tun) => {
+                let Tun { device, joiner, .. } = &mut **tun;
+                joiner.push(packet, &mut |joined| write(device, joined));
+            }
+        }
+    }
+}
+
+impl Userspace {
+    fn poll(&mut self, now: Instant) {
+        let mut stack = self.stack.lock();
+        if !self.inbound.is_empty() {
+            stack.handle_packets(std::mem::take(&mut self.inbound), now);
+        }
+        stack.poll(now);
+        self.deadline = stack.poll_timeout();
+    }
+
+    fn read(&mut self, mut handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> bool {
+        let plain = VnetHeader::default();
+        for taken in 0..TURN * 64 {
+            let Some(packet) = self.stack.lock().poll_transmit() else {
+                return taken > 0;
+            };
+            if !handle(&plain, &packet) {
+                break;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(feature = "tun")]
+impl Tun {
+    fn flush(&mut self) {
+        let Self { device, joiner, .. } = self;
+        joiner.flush(&mut |joined| write(device, joined));
+    }
+
+    fn read(&mut self, mut handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> io::Result<bool> {
+        for taken in 0..TURN {
+            let Some(len) = self.device.recv_super(&mut self.buffer)? else {
+                return Ok(taken > 0);
+            };
+            let Some((header, packet)) = self.buffer[..len].split_at_checked(VnetHeader::LEN) else {
+                continue;
+            };
+            if let Some(header) = VnetHeader::parse(header)
+                && !handle(&header, packet)
+            {
+                break;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The kernel takes packets at once or not at all.
+#[cfg(feature = "tun")]
+fn write(device: &TunDevice, joined: &[u8]) {
+    if let Err(error) = device.send_super(joined) {
+        tracing::debug!(%error, "the TUN device took a packet not");
     }
 }
 

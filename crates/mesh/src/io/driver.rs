@@ -1,7 +1,8 @@
 //! The loop of a node: wait for anything, feed it to the engine, carry out what the engine wants.
 //!
-//! One task owns engine, sockets and device; everybody else sends it commands over a bounded channel. Nothing here
-//! waits for anything but the sockets, so a slow coordinator or relay never holds up a packet.
+//! One thread owns engine, sockets and device, and runs to completion in both directions; everybody else sends it
+//! commands over a bounded channel. Nothing here waits for anything but the sockets, so a slow coordinator or relay never
+//! holds up a packet. A full send buffer stops the reading of the device: back-pressure reaches the sender.
 
 mod control;
 mod serve;
@@ -19,19 +20,20 @@ use super::derp::{DerpEvent, DerpPool};
 use super::device::Device;
 use super::reach::{self, Reach};
 use super::resolve::StunServer;
-use super::udp::{UdpSockets, Unsent};
+use super::udp::UdpSockets;
 use crate::engine::Snapshot;
-use crate::engine::{Engine, Output, PingOutcome, Underlay};
+use crate::engine::{Engine, Output, Overlay, PingOutcome, Underlay};
 use crate::error::PingError;
 use crate::event::MeshEvent;
-use crate::packet::PacketBatch;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
 
 /// Relay events taken in one turn, so that a busy relay cannot starve the sockets.
 const DERP_TURN: usize = 64;
-/// Turns of engine and device before the sockets are looked at again.
-const PUMP_TURNS: usize = 32;
+/// Receives in one turn before the device is looked at.
+const RECEIVES: usize = 16;
+/// Batches that wait while the device is read, before they are sent.
+const FLUSH_AT: usize = 2;
 
 /// What the handle asks of the driver.
 #[derive(Debug)]
@@ -77,8 +79,8 @@ pub(crate) struct State {
     control: ControlStatus,
     resolving: Option<oneshot::Receiver<Vec<StunServer>>>,
     netchecks: Vec<oneshot::Sender<crate::status::NetReport>>,
-    inbound: PacketBatch,
-    device_deadline: Option<Instant>,
+    /// The kernel's send buffer is full: nothing more is taken from the device until there is room.
+    blocked: bool,
     told_endpoints: Vec<SocketAddr>,
     told_net_info: Option<sandd_control_client::NetInfo>,
 }
@@ -93,8 +95,7 @@ impl State {
             },
             resolving: None,
             netchecks: Vec::new(),
-            inbound: PacketBatch::new(),
-            device_deadline: None,
+            blocked: false,
             told_endpoints: Vec::new(),
             told_net_info: None,
         }
@@ -102,35 +103,33 @@ impl State {
 }
 
 enum Woken {
-    Udp,
     Derp(Option<DerpEvent>),
-    Device(io::Result<Option<crate::packet::PacketBuf>>),
     Control(Option<ControlEvent>),
     Command(Option<Command>),
     Servers(Option<Vec<StunServer>>),
-    Timer,
+    /// Sockets, device or clock: the next turn finds out which.
+    Turn,
 }
 
 impl Driver {
     /// Runs until it is told to stop or its handle is gone.
     pub(crate) async fn run(mut self) {
         loop {
-            self.pump(Instant::now()).await;
-            let deadline = self.deadline();
-            let woken = self.wait(deadline).await;
             let now = Instant::now();
-            match woken {
-                Woken::Udp => self.receive_udp(now),
-                Woken::Derp(Some(event)) => self.receive_derp(event, now),
-                Woken::Device(Ok(Some(packet))) => {
-                    self.engine.handle_overlay(std::iter::once(packet).collect(), now);
-                }
-                Woken::Device(Ok(None)) | Woken::Timer => {}
-                Woken::Device(Err(error)) => {
+            self.handle_timers(now);
+            let busy = match self.turn(now) {
+                Ok(busy) => busy,
+                Err(error) => {
                     let reason = format!("the TUN device failed: {error}; the node stops");
                     self.tell(MeshEvent::NeedsAttention { reason });
                     break;
                 }
+            };
+            let woken = self.wait(busy).await;
+            let now = Instant::now();
+            match woken {
+                Woken::Turn => {}
+                Woken::Derp(Some(event)) => self.receive_derp(event, now),
                 Woken::Control(Some(event)) => self.handle_control(event, now).await,
                 Woken::Servers(servers) => {
                     self.state.resolving = None;
@@ -144,7 +143,6 @@ impl Driver {
                 Woken::Command(Some(command)) => self.handle_command(command, now),
                 Woken::Derp(None) | Woken::Control(None) | Woken::Command(None) => break,
             }
-            self.handle_timers(now).await;
         }
         self.stop().await;
     }
@@ -154,7 +152,10 @@ impl Driver {
         self.derp.shutdown().await;
     }
 
-    async fn wait(&mut self, deadline: Instant) -> Woken {
+    /// Waits for anything to do; with `busy` sockets or device have more, and only what is there already is taken first.
+    async fn wait(&mut self, busy: bool) -> Woken {
+        let deadline = self.deadline();
+        let blocked = self.state.blocked;
         let resolving = async {
             match &mut self.state.resolving {
                 Some(answer) => answer.await.ok(),
@@ -163,39 +164,43 @@ impl Driver {
         };
         tokio::select! {
             biased;
-            _ = self.udp.readable() => Woken::Udp,
-            event = self.derp_events.recv() => Woken::Derp(event),
-            packet = self.device.wait() => Woken::Device(packet),
-            event = self.control_events.recv() => Woken::Control(event),
             command = self.commands.recv() => Woken::Command(command),
+            event = self.control_events.recv() => Woken::Control(event),
             servers = resolving => Woken::Servers(servers),
-            () = tokio::time::sleep_until(deadline.into()) => Woken::Timer,
+            event = self.derp_events.recv() => Woken::Derp(event),
+            // Lets the runtime look at the sockets again.
+            () = tokio::task::yield_now(), if busy => Woken::Turn,
+            _ = self.udp.readable(), if !busy => Woken::Turn,
+            _ = self.udp.writable(), if blocked => Woken::Turn,
+            () = self.device.readable(), if !busy && !blocked => Woken::Turn,
+            () = tokio::time::sleep_until(deadline.into()), if !busy => Woken::Turn,
         }
     }
 
     fn deadline(&self) -> Instant {
-        [self.engine.poll_timeout(), self.state.device_deadline]
+        [self.engine.poll_timeout(), self.device.poll_timeout()]
             .into_iter()
             .flatten()
             .fold(self.reach.poll_timeout(), Instant::min)
     }
 
-    async fn handle_timers(&mut self, now: Instant) {
+    fn handle_timers(&mut self, now: Instant) {
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now);
         }
-        if self.reach.take_interfaces_due(now) {
-            let own = self.engine.own_ips().to_vec();
-            if self.reach.set_interfaces(reach::interface_addresses(&own)) {
-                self.reach.kick(now);
-                self.derp.probe();
+        if self.reach.poll_timeout() <= now {
+            if self.reach.take_interfaces_due(now) {
+                let own = self.engine.own_ips().to_vec();
+                if self.reach.set_interfaces(reach::interface_addresses(&own)) {
+                    self.reach.kick(now);
+                    self.derp.probe();
+                }
             }
+            self.reach.leave_failing_home(now);
         }
-        self.reach.leave_failing_home(now);
-        let engine = &self.engine;
-        for (to, request) in self.reach.poll_requests(|| engine.has_sessions(), now) {
-            let sent = self.udp.send(to, &request).await;
-            self.note_unsent(sent, now);
+        let Self { reach, engine, .. } = self;
+        for (to, request) in reach.poll_requests(|| engine.has_sessions(), now) {
+            engine.queue().push(Underlay::Udp(to), &request);
         }
         if self.reach.take_changed() {
             self.publish_reach(now);
@@ -205,15 +210,72 @@ impl Driver {
         }
     }
 
-    fn receive_udp(&mut self, now: Instant) {
-        let Self { udp, engine, reach, .. } = self;
-        udp.receive(|from, datagram| {
-            if stun::looks_like(datagram) {
-                reach.handle_response(datagram, now);
-            } else {
-                engine.handle_udp(from, datagram, now);
+    /// Carries what is there in both directions: in first, since acknowledgements and keys come before data. True when
+    /// there may be more.
+    fn turn(&mut self, now: Instant) -> io::Result<bool> {
+        let mut busy = false;
+        for _ in 0..RECEIVES {
+            if !self.receive_udp(now) {
+                break;
             }
-        });
+            busy = true;
+        }
+        self.drain_outputs(now);
+        self.device.flush(now);
+        self.send(now);
+        if !self.state.blocked {
+            busy |= self.read_device(now)?;
+            self.drain_outputs(now);
+            self.send(now);
+        }
+        Ok(busy)
+    }
+
+    fn receive_udp(&mut self, now: Instant) -> bool {
+        let Self {
+            udp,
+            engine,
+            reach,
+            device,
+            ..
+        } = self;
+        udp.receive(|from, ecn, datagrams, stride| {
+            if stun::looks_like(datagrams) {
+                for response in datagrams.chunks(stride) {
+                    reach.handle_response(response, now);
+                }
+            } else {
+                engine.handle_udp(from, ecn, datagrams, stride, now, device);
+            }
+        })
+    }
+
+    fn read_device(&mut self, now: Instant) -> io::Result<bool> {
+        let Self {
+            device,
+            engine,
+            udp,
+            derp,
+            state,
+            ..
+        } = self;
+        let mut unsent = Vec::new();
+        let busy = device.read(|header, packet| {
+            engine.handle_overlay(header, packet, now);
+            if engine.queue().len() >= FLUSH_AT {
+                state.blocked = !send(engine, udp, derp, &mut unsent);
+            }
+            !state.blocked
+        })?;
+        self.note_unsent(unsent, now);
+        Ok(busy)
+    }
+
+    /// Sends what the engine has queued, until the kernel takes no more.
+    fn send(&mut self, now: Instant) {
+        let mut unsent = Vec::new();
+        self.state.blocked = !send(&mut self.engine, &mut self.udp, &mut self.derp, &mut unsent);
+        self.note_unsent(unsent, now);
     }
 
     fn receive_derp(&mut self, event: DerpEvent, now: Instant) {
@@ -230,7 +292,11 @@ impl Driver {
 
     fn handle_derp_event(&mut self, event: DerpEvent, now: Instant) {
         match event {
-            DerpEvent::Packet { region, src, data } => self.engine.handle_derp(region, src, &data, now),
+            DerpEvent::Packet { region, src, mut data } => {
+                let stride = data.len().max(1);
+                self.engine
+                    .handle_derp(region, src, &mut data, stride, now, &mut self.device);
+            }
             DerpEvent::PeerGone { region, key, .. } => self.engine.handle_peer_gone(region, &key),
             DerpEvent::Connected { region } => {
                 self.engine.handle_relay(region, true, now);
@@ -248,53 +314,23 @@ impl Driver {
         }
     }
 
-    /// Carries packets between engine and device, and out, until both are quiet.
-    async fn pump(&mut self, now: Instant) {
-        for _ in 0..PUMP_TURNS {
-            self.drain_engine(now).await;
-            let inbound = std::mem::take(&mut self.state.inbound);
-            let had_input = !inbound.is_empty();
-            let (outbound, deadline) = self.device.turn(inbound, now);
-            self.state.device_deadline = deadline;
-            if outbound.is_empty() && !had_input {
-                break;
-            }
-            self.engine.handle_overlay(outbound, now);
-        }
-        self.drain_engine(now).await;
-        let sent = self.udp.flush().await;
-        self.note_unsent(sent, now);
-    }
-
     /// A destination that the kernel cannot reach is news for the peer's path.
-    fn note_unsent(&mut self, sent: Result<(), Unsent>, now: Instant) {
-        let Err(Unsent { to, error }) = sent else { return };
-        tracing::trace!(%error, %to, "datagrams not sent");
-        if matches!(
-            error.kind(),
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-        ) {
-            self.engine.handle_unreachable(to, now);
+    fn note_unsent(&mut self, unsent: Vec<Unsent>, now: Instant) {
+        for Unsent { to, error } in unsent {
+            tracing::trace!(%error, %to, "datagrams not sent");
+            if matches!(
+                error.kind(),
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+            ) {
+                self.engine.handle_unreachable(to, now);
+            }
         }
     }
 
-    async fn drain_engine(&mut self, now: Instant) {
+    fn drain_outputs(&mut self, now: Instant) {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Transmit {
-                    to: Underlay::Udp(to),
-                    payload,
-                } => {
-                    let sent = self.udp.send(to, &payload).await;
-                    self.note_unsent(sent, now);
-                }
-                Output::Transmit {
-                    to: Underlay::Derp { region, key },
-                    payload,
-                } => {
-                    let _ = self.derp.send(region, &key, &payload);
-                }
-                Output::Deliver(packet) => self.state.inbound.push(packet),
+                Output::Deliver(mut packet) => self.device.deliver(&mut packet),
                 Output::Event(event) => self.tell(event),
                 Output::Ponged(outcome) => self.finish_ping(outcome),
                 Output::Observed(seen) => self.reach.observe(seen, now),
@@ -337,6 +373,34 @@ impl Driver {
         // Nobody listening is no error.
         let _ = self.events.send(event);
     }
+}
+
+/// Datagrams that the kernel did not take.
+#[derive(Debug)]
+struct Unsent {
+    to: SocketAddr,
+    error: io::Error,
+}
+
+/// Sends the queue; false when the kernel's buffer is full and something is left.
+fn send(engine: &mut Engine, udp: &mut UdpSockets, derp: &mut DerpPool, unsent: &mut Vec<Unsent>) -> bool {
+    let queue = engine.queue();
+    while let Some(batch) = queue.front() {
+        match batch.to() {
+            Underlay::Udp(to) => match udp.try_send(to, batch) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => unsent.push(Unsent { to, error }),
+            },
+            Underlay::Derp { region, key } => {
+                for datagram in batch.contents().chunks(batch.stride()) {
+                    let _ = derp.send(region, &key, datagram);
+                }
+            }
+        }
+        queue.pop();
+    }
+    true
 }
 
 impl std::fmt::Debug for Driver {

@@ -210,6 +210,23 @@ impl TunDevice {
         self.shared.device.try_send(packet).map(|_count| ())
     }
 
+    pub async fn readable(&self) -> io::Result<()> {
+        self.shared.device.readable().await
+    }
+    pub fn recv_super(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.shared.device.try_recv(&mut buffer[10..]) {
+            Ok(count) => {
+                buffer[..10].fill(0);
+                Ok(Some(count + 10))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+    pub fn send_super(&self, buffer: &[u8]) -> io::Result<()> {
+        self.try_send(&buffer[10..])
+    }
+
     /// Netlink and ioctl are short, but they block.
     async fn blocking(
         &self,

@@ -6,18 +6,18 @@
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use crate::engine::SendBatch;
 
 /// Asked for; the system's cap may be lower.
 const SOCKET_BUFFER: usize = 7 << 20;
 const RECV_BUFFER: usize = 64 << 10;
 /// Receive buffers a family: with GRO each holds dozens of datagrams.
 const RECV_SLOTS: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
-/// Most bytes in one segmented send (UDP over IPv4).
-const MAX_GSO_BYTES: usize = 65_000;
 
 struct Family {
     socket: UdpSocket,
@@ -29,25 +29,8 @@ pub(crate) struct UdpSockets {
     v4: Family,
     v6: Option<Family>,
     port: u16,
-    batch: Batch,
-    buffers: Vec<Vec<u8>>,
-}
-
-/// Datagrams that the kernel did not take.
-#[derive(Debug)]
-pub(crate) struct Unsent {
-    pub(crate) to: SocketAddr,
-    pub(crate) error: io::Error,
-}
-
-/// Datagrams of one size for one destination that go out in one call.
-#[derive(Default)]
-struct Batch {
-    to: Option<SocketAddr>,
-    segment: usize,
-    count: usize,
-    closed: bool,
-    bytes: Vec<u8>,
+    buffers: [Box<[u8]>; RECV_SLOTS],
+    blocked_v6: bool,
 }
 
 impl UdpSockets {
@@ -60,13 +43,12 @@ impl UdpSockets {
         let port = v4.socket.local_addr()?.port();
         // The same number for both families where it is free; peers are told each address with its own port anyway.
         let v6 = open(Domain::IPV6, port).or_else(|_| open(Domain::IPV6, 0)).ok();
-        let buffers = (0..RECV_SLOTS).map(|_| vec![0u8; RECV_BUFFER]).collect();
         Ok(Self {
             v4,
             v6,
             port,
-            batch: Batch::default(),
-            buffers,
+            buffers: std::array::from_fn(|_| vec![0; RECV_BUFFER].into_boxed_slice()),
+            blocked_v6: false,
         })
     }
 
@@ -97,85 +79,75 @@ impl UdpSockets {
         }
     }
 
-    /// Reads what is there, at most one call a family, and gives each datagram to `handle`.
-    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, &mut [u8])) {
+    /// Waits until a family that refused a batch takes datagrams again.
+    ///
+    /// # Cancel safety
+    /// Nothing is written here.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match &self.v6 {
+            Some(v6) if self.blocked_v6 => v6.socket.writable().await,
+            Some(_) | None => self.v4.socket.writable().await,
+        }
+    }
+
+    /// Reads what is there, at most one call a family, and gives what came from one source in one piece: the source, its
+    /// ECN bits, the datagrams and the bytes of each but the last. False when there was nothing.
+    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, u8, &mut [u8], usize)) -> bool {
+        let mut any = false;
         for family in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
             let mut metas = [RecvMeta::default(); RECV_SLOTS];
-            let read = {
-                let mut slices: Vec<IoSliceMut<'_>> = self.buffers.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
-                family.socket.try_io(Interest::READABLE, || {
-                    family
-                        .state
-                        .recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas)
-                })
-            };
+            let mut slices = self.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
+            let read = family.socket.try_io(Interest::READABLE, || {
+                family
+                    .state
+                    .recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas)
+            });
             let Ok(count) = read else { continue };
+            any = true;
             for (meta, buffer) in metas.iter().zip(self.buffers.iter_mut()).take(count) {
-                let from = unmapped(meta.addr);
                 let stride = if meta.stride == 0 { meta.len.max(1) } else { meta.stride };
-                for datagram in buffer[..meta.len].chunks_mut(stride) {
-                    handle(from, datagram);
-                }
+                let len = meta.len.min(buffer.len());
+                let ecn = meta.ecn.map_or(0, |ecn| ecn as u8);
+                handle(unmapped(meta.addr), ecn, &mut buffer[..len], stride);
             }
         }
+        any
     }
 
-    /// Queues a datagram; it leaves with [`Self::flush`] at the latest. Waits while the kernel's buffer is full. An error
-    /// is that of an earlier destination, which it names.
-    pub(crate) async fn send(&mut self, to: SocketAddr, payload: &[u8]) -> Result<(), Unsent> {
-        let fits = self.batch.to == Some(to)
-            && !self.batch.closed
-            && payload.len() <= self.batch.segment
-            && self.batch.bytes.len() + payload.len() <= MAX_GSO_BYTES
-            && self.batch.count < self.max_segments(to);
-        let result = if fits { Ok(()) } else { self.flush().await };
-        if self.batch.to.is_none() {
-            self.batch.to = Some(to);
-            self.batch.segment = payload.len();
-        }
-        self.batch.closed = payload.len() < self.batch.segment;
-        self.batch.count += 1;
-        self.batch.bytes.extend_from_slice(payload);
-        result
-    }
-
-    /// Sends what is queued.
-    pub(crate) async fn flush(&mut self) -> Result<(), Unsent> {
-        let Some(to) = self.batch.to.take() else { return Ok(()) };
-        let segment_size = (self.batch.count > 1).then_some(self.batch.segment);
-        let bytes = std::mem::take(&mut self.batch.bytes);
-        self.batch.count = 0;
-        self.batch.closed = false;
-        let result = self.send_now(to, &bytes, segment_size).await;
-        self.batch.bytes = bytes;
-        self.batch.bytes.clear();
-        result.map_err(|error| Unsent { to, error })
-    }
-
-    async fn send_now(&self, to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
-        let Some(family) = self.family(to) else {
-            return Err(io::Error::from(io::ErrorKind::NetworkUnreachable));
-        };
-        let transmit = Transmit {
-            destination: to,
-            ecn: None,
-            contents,
-            segment_size,
-            src_ip: None,
-        };
-        loop {
+    /// Sends what is left of a batch. True when all of it has left; false when the kernel's buffer is full: then
+    /// [`Self::writable`] says when to go on.
+    ///
+    /// # Errors
+    /// What the system says of the destination. What is left of the batch is of no use then.
+    pub(crate) fn try_send(&mut self, to: SocketAddr, batch: &mut SendBatch) -> io::Result<bool> {
+        while batch.count() > 0 {
+            let Some(family) = self.family(to) else {
+                return Err(io::Error::from(io::ErrorKind::NetworkUnreachable));
+            };
+            let segments = family.state.max_gso_segments().max(1).min(batch.count());
+            let contents = batch.contents();
+            let transmit = Transmit {
+                destination: to,
+                ecn: EcnCodepoint::from_bits(batch.ecn()),
+                contents: &contents[..(segments * batch.stride()).min(contents.len())],
+                segment_size: (segments > 1).then_some(batch.stride()),
+                src_ip: None,
+            };
             let sent = family.socket.try_io(Interest::WRITABLE, || {
                 family.state.try_send(UdpSockRef::from(&family.socket), &transmit)
             });
             match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => family.socket.writable().await?,
-                other => return other,
+                Ok(()) => batch.advance(segments),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked_v6 = to.is_ipv6();
+                    return Ok(false);
+                }
+                // Segmentation was refused, and quinn-udp has noted it: the next round goes out one by one.
+                Err(_) if segments > 1 && family.state.max_gso_segments() < segments => {}
+                Err(error) => return Err(error),
             }
         }
-    }
-
-    fn max_segments(&self, to: SocketAddr) -> usize {
-        self.family(to).map_or(1, |family| family.state.max_gso_segments())
+        Ok(true)
     }
 
     fn family(&self, to: SocketAddr) -> Option<&Family> {
@@ -214,6 +186,7 @@ impl std::fmt::Debug for UdpSockets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{SendQueue, Underlay};
 
     #[tokio::test]
     async fn batches_arrive_as_single_datagrams_in_order() {
@@ -221,19 +194,26 @@ mod tests {
         let mut receiver = UdpSockets::bind(0).unwrap();
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, receiver.port()));
         let sizes = [100usize, 100, 100, 40, 100, 7];
+        let mut queue = SendQueue::default();
         for (number, size) in sizes.iter().enumerate() {
-            sender
-                .send(to, &vec![u8::try_from(number).unwrap(); *size])
-                .await
-                .unwrap();
+            queue.push(Underlay::Udp(to), &vec![u8::try_from(number).unwrap(); *size]);
         }
-        sender.flush().await.unwrap();
+        while let Some(batch) = queue.front() {
+            while !sender.try_send(to, batch).unwrap() {
+                sender.writable().await.unwrap();
+            }
+            queue.pop();
+        }
         let mut got = Vec::new();
         while got.len() < sizes.len() {
             receiver.readable().await.unwrap();
-            receiver.receive(|from, datagram| {
+            receiver.receive(|from, _, datagrams, stride| {
                 assert_eq!(from.port(), sender.port());
-                got.push((usize::from(datagram[0]), datagram.len()));
+                got.extend(
+                    datagrams
+                        .chunks(stride)
+                        .map(|datagram| (usize::from(datagram[0]), datagram.len())),
+                );
             });
         }
         let expected: Vec<_> = sizes.iter().copied().enumerate().collect();

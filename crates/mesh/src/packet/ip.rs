@@ -77,6 +77,7 @@ pub struct IpPacket<'a> {
     protocol: u8,
     transport: Transport<'a>,
     payload: &'a [u8],
+    total_len: usize,
 }
 
 /// Identifier and sequence number of an echo reply.
@@ -126,6 +127,12 @@ impl<'a> IpPacket<'a> {
         self.transport
     }
 
+    /// Bytes of the whole packet, as its header states.
+    #[must_use]
+    pub fn total_len(&self) -> usize {
+        self.total_len
+    }
+
     /// What follows the IP header.
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {
@@ -161,7 +168,7 @@ impl<'a> IpPacket<'a> {
         let src = IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 12)?));
         let dst = IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 16)?));
         let payload = packet.get(header_len..).ok_or(MalformedPacket)?;
-        Self::finish(src, dst, packet[9], payload, fragment_offset)
+        Self::finish(src, dst, packet[9], payload, fragment_offset, total)
     }
 
     fn parse_v6(bytes: &'a [u8]) -> Result<Self, MalformedPacket> {
@@ -186,12 +193,28 @@ impl<'a> IpPacket<'a> {
                     fragment_offset = usize::from(word(payload, 2)? & 0xfff8);
                     8
                 }
-                _ => return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, fragment_offset),
+                _ => {
+                    return Self::finish(
+                        IpAddr::V6(src),
+                        IpAddr::V6(dst),
+                        protocol,
+                        payload,
+                        fragment_offset,
+                        packet.len(),
+                    );
+                }
             };
             protocol = *payload.first().ok_or(MalformedPacket)?;
             payload = payload.get(skip..).ok_or(MalformedPacket)?;
             if fragment_offset > 0 {
-                return Self::finish(IpAddr::V6(src), IpAddr::V6(dst), protocol, payload, fragment_offset);
+                return Self::finish(
+                    IpAddr::V6(src),
+                    IpAddr::V6(dst),
+                    protocol,
+                    payload,
+                    fragment_offset,
+                    packet.len(),
+                );
             }
         }
         Err(MalformedPacket)
@@ -203,6 +226,7 @@ impl<'a> IpPacket<'a> {
         protocol: u8,
         payload: &'a [u8],
         fragment_offset: usize,
+        total_len: usize,
     ) -> Result<Self, MalformedPacket> {
         let transport = match fragment_offset {
             0 => transport(protocol, payload)?,
@@ -216,6 +240,7 @@ impl<'a> IpPacket<'a> {
             protocol,
             transport,
             payload,
+            total_len,
         })
     }
 }

@@ -30,19 +30,10 @@ const TICK_BUSY: Duration = Duration::from_millis(250);
 const TICK_IDLE: Duration = Duration::from_secs(1);
 /// Smallest buffer boringtun writes a handshake message into.
 const MIN_SCRATCH: usize = 148;
-/// Header and tag of a data message.
-const DATA_OVERHEAD: usize = 32;
-
-/// What came out of a datagram.
-#[derive(Debug)]
-pub(crate) enum Opened {
-    /// An inner packet, cut to the length its own header states.
-    Packet(PacketBuf),
-    /// A message for the peer, on the path the datagram came by.
-    Reply(Vec<u8>),
-    /// A keepalive or cookie: authenticated, nothing to do.
-    Nothing,
-}
+/// Bytes of a data message in front of its packet: type, receiver, counter.
+pub(crate) const HEADER: usize = 16;
+/// Bytes behind it.
+pub(crate) const TAG: usize = 16;
 
 /// A datagram that did not open: forged, replayed, expired or for another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +44,7 @@ pub(crate) struct Tunnel {
     engine: Tunn,
     index: u32,
     staged: VecDeque<PacketBuf>,
+    scratch: Vec<u8>,
     last_tick: Option<Instant>,
     last_use: Instant,
     handshake: Option<Handshake>,
@@ -72,6 +64,7 @@ impl Tunnel {
             engine: Tunn::new(own, peer, None, None, index, Some(limiter)),
             index,
             staged: VecDeque::new(),
+            scratch: Vec::new(),
             last_tick: None,
             last_use: now,
             handshake: None,
@@ -105,14 +98,62 @@ impl Tunnel {
         fresh
     }
 
-    /// Seals `packet` into a datagram, or keeps it until there is a session and gives the initiation to send.
-    pub(crate) fn seal(&mut self, packet: PacketBuf, now: Instant, out: &mut Vec<Vec<u8>>) {
+    /// True when packets can be sealed now. `out` gets what is due to the peer.
+    pub(crate) fn ready(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) -> bool {
         self.refresh(now, out);
         self.last_use = now;
-        if self.has_session() {
-            self.seal_now(&packet, out);
-            return;
+        self.has_session()
+    }
+
+    /// Seals a run of slots in place: `stride` bytes each, the last may be shorter, each with room for the header (16),
+    /// then the padded packet, then room for the tag (16). Needs [`Self::ready`].
+    pub(crate) fn seal_slots(&mut self, slots: &mut [u8], stride: usize, _now: Instant, _out: &mut Vec<Vec<u8>>) {
+        for slot in slots.chunks_mut(stride) {
+            let len = slot.len();
+            let plain = &slot[HEADER..len - TAG];
+            let needed = len.max(MIN_SCRATCH);
+            if self.scratch.len() < needed {
+                self.scratch.resize(needed, 0);
+            }
+            if let TunnResult::WriteToNetwork(message) = self.engine.encapsulate(plain, &mut self.scratch) {
+                slot.copy_from_slice(message);
+            }
         }
+    }
+
+    /// Opens a run of data messages with one receiver index in place. A bit of the result stands for a slot that is
+    /// authentic and fresh; its packet is then at [`HEADER`], all zero for a keepalive.
+    pub(crate) fn open_slots(&mut self, slots: &mut [u8], stride: usize, now: Instant, out: &mut Vec<Vec<u8>>) -> u64 {
+        self.refresh(now, out);
+        let mut opened = 0;
+        for (at, slot) in slots.chunks_mut(stride).enumerate().take(64) {
+            let needed = slot.len().max(MIN_SCRATCH);
+            if self.scratch.len() < needed {
+                self.scratch.resize(needed, 0);
+            }
+            match self.engine.decapsulate(None, slot, &mut self.scratch) {
+                TunnResult::WriteToTunnelV4(inner, _) | TunnResult::WriteToTunnelV6(inner, _) => {
+                    slot[HEADER..HEADER + inner.len()].copy_from_slice(inner);
+                    opened |= 1 << at;
+                }
+                TunnResult::WriteToNetwork(message) => {
+                    let message = message.to_vec();
+                    out.push(message);
+                    slot[HEADER..].fill(0);
+                    opened |= 1 << at;
+                }
+                TunnResult::Done => {
+                    slot[HEADER..].fill(0);
+                    opened |= 1 << at;
+                }
+                TunnResult::Err(_) => {}
+            }
+        }
+        opened
+    }
+
+    /// Keeps a packet until a session stands, and starts the handshake.
+    pub(crate) fn stage(&mut self, packet: PacketBuf, now: Instant, out: &mut Vec<Vec<u8>>) {
         if self.staged.len() >= MAX_STAGED {
             self.staged.pop_front();
         }
@@ -122,13 +163,9 @@ impl Tunnel {
         }
     }
 
-    /// Seals everything that waited, once a session stands.
-    pub(crate) fn flush(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
-        self.last_use = now;
-        while self.has_session() {
-            let Some(packet) = self.staged.pop_front() else { break };
-            self.seal_now(&packet, out);
-        }
+    /// What waited for a session, in order.
+    pub(crate) fn take_staged(&mut self) -> VecDeque<PacketBuf> {
+        std::mem::take(&mut self.staged)
     }
 
     /// True while an initiation of ours waits for its answer.
@@ -150,28 +187,23 @@ impl Tunnel {
         }
     }
 
-    /// Opens a datagram. `source` feeds boringtun's cookie check, which the guard has already made.
-    pub(crate) fn open(
+    /// Takes a handshake message or cookie; an answer goes to `out`. `source` feeds boringtun's cookie check, which the
+    /// guard has already made.
+    pub(crate) fn handle_handshake(
         &mut self,
-        source: Option<IpAddr>,
+        source: IpAddr,
         datagram: &[u8],
         now: Instant,
         out: &mut Vec<Vec<u8>>,
-    ) -> Result<Opened, Unopened> {
+    ) -> Result<(), Unopened> {
         self.refresh(now, out);
-        let mut packet = PacketBuf::zeroed(datagram.len().max(MIN_SCRATCH));
-        let (len, reply) = match self.engine.decapsulate(source, datagram, &mut packet) {
-            TunnResult::WriteToTunnelV4(inner, _) | TunnResult::WriteToTunnelV6(inner, _) => (inner.len(), false),
-            TunnResult::WriteToNetwork(message) => (message.len(), true),
-            TunnResult::Done => return Ok(Opened::Nothing),
+        let mut scratch = [0u8; MIN_SCRATCH];
+        match self.engine.decapsulate(Some(source), datagram, &mut scratch) {
+            TunnResult::WriteToNetwork(message) => out.push(message.to_vec()),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {}
             TunnResult::Err(_) => return Err(Unopened),
-        };
-        packet.truncate(len);
-        Ok(if reply {
-            Opened::Reply(packet.to_vec())
-        } else {
-            Opened::Packet(packet)
-        })
+        }
+        Ok(())
     }
 
     /// Gives boringtun its time and sends what is due.
@@ -226,19 +258,6 @@ impl Tunnel {
         }
         if !self.has_session() {
             self.had_session = false;
-        }
-    }
-
-    fn seal_now(&mut self, packet: &[u8], out: &mut Vec<Vec<u8>>) {
-        let padded = packet.len().next_multiple_of(16);
-        let mut plain = Vec::with_capacity(padded);
-        plain.extend_from_slice(packet);
-        plain.resize(padded, 0);
-        let mut sealed = vec![0u8; (padded + DATA_OVERHEAD).max(MIN_SCRATCH)];
-        if let TunnResult::WriteToNetwork(message) = self.engine.encapsulate(&plain, &mut sealed) {
-            let len = message.len();
-            sealed.truncate(len);
-            out.push(sealed);
         }
     }
 }
