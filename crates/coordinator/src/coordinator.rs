@@ -17,7 +17,10 @@ use crate::error::{StartError, StoreError};
 use crate::hooks::Hooks;
 use crate::io::shared::Shared;
 use crate::io::{listener, stun};
-use crate::membership::{KeyError, KeyId, KeyOptions, KeyStatus, LoginError, LoginRequest, NodeId, NodeStatus};
+use crate::membership::{
+    KeyError, KeyId, KeyOptions, KeyStatus, LoginError, LoginRequest, NodeId, NodeStatus, WireGuardPeers,
+    WireGuardPeersError,
+};
 use crate::policy::{Policy, PolicyError};
 
 /// A running coordinator. Clones are the same one; it stops with [`Self::shutdown`], or when the last is dropped.
@@ -257,6 +260,19 @@ impl Coordinator {
     pub async fn set_policy(&self, text: &str) -> Result<(), PolicyError> {
         let policy = Policy::parse(text)?;
         Ok(self.inner.shared.set_policy(policy).await?)
+    }
+
+    /// Replaces the plain WireGuard peers; nodes are told at once.
+    ///
+    /// # Errors
+    /// [`WireGuardPeersError`] when one takes what a node has, or their owners could not be saved; those before stay in
+    /// force.
+    pub async fn set_wireguard_peers(&self, peers: &WireGuardPeers) -> Result<(), WireGuardPeersError> {
+        let set = self
+            .inner
+            .shared
+            .change_durably(|core, now| core.membership.set_plain(peers, now));
+        set.await?
     }
 
     /// The switches for tests.

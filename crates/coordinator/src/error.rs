@@ -44,6 +44,9 @@ pub enum StartError {
     /// The policy is of no use.
     #[error(transparent)]
     Policy(#[from] crate::policy::PolicyError),
+    /// The plain WireGuard peers are of no use.
+    #[error("the WireGuard peers: {0}")]
+    WireGuardPeers(#[source] crate::membership::WireGuardPeersError),
 }
 
 /// What can be wrong with the state file.

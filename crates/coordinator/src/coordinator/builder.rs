@@ -12,7 +12,7 @@ use crate::io::shared::{Core, Published, Shared};
 use crate::io::store::{Loaded, Store};
 use crate::io::tls::{Certificate, SelfMade};
 use crate::limits::Limits;
-use crate::membership::{Membership, Settings};
+use crate::membership::{Membership, Settings, WireGuardPeers};
 use crate::policy::Policy;
 
 /// Describes a coordinator; [`Self::start`] runs it.
@@ -25,6 +25,7 @@ pub struct CoordinatorBuilder {
     state: Option<PathBuf>,
     tls: Mode,
     policy: Option<Policy>,
+    wireguard_peers: WireGuardPeers,
     base_domain: String,
     ephemeral_timeout: Duration,
     offline_grace: Duration,
@@ -49,6 +50,7 @@ impl CoordinatorBuilder {
             state: None,
             tls: Mode::Plain,
             policy: None,
+            wireguard_peers: WireGuardPeers::default(),
             base_domain: "sandd.local".to_owned(),
             ephemeral_timeout: Duration::from_secs(120),
             offline_grace: Duration::from_secs(5),
@@ -121,6 +123,13 @@ impl CoordinatorBuilder {
         self
     }
 
+    /// Plain WireGuard peers; default: none. The state file does not keep them.
+    #[must_use]
+    pub fn wireguard_peers(mut self, peers: WireGuardPeers) -> Self {
+        self.wireguard_peers = peers;
+        self
+    }
+
     /// Domain of the nodes' names; default `sandd.local`.
     #[must_use]
     pub fn base_domain(mut self, domain: impl Into<String>) -> Self {
@@ -185,7 +194,11 @@ impl CoordinatorBuilder {
         let random = Box::new(|bytes: &mut [u8]| {
             getrandom::fill(bytes).expect("the operating system provides randomness");
         });
-        let membership = Membership::new(settings, loaded.saved, random, Shared::now());
+        let mut membership = Membership::new(settings, loaded.saved, random, Shared::now());
+        membership
+            .set_plain(&self.wireguard_peers, Shared::now())
+            .map_err(StartError::WireGuardPeers)?;
+        store.save(membership.take_unsaved());
         store.flush().await?;
         let core = Core::new(membership, policy);
         let shared = Shared::new(

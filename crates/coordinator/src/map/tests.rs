@@ -10,7 +10,7 @@ use sandd_control_client::wire::{
 };
 
 use super::*;
-use crate::membership::{KeyOptions, Membership, NodeId, Now, Registration, Saved, Settings};
+use crate::membership::{KeyOptions, Membership, NodeId, Now, Registration, Saved, Settings, WireGuardPeers};
 use crate::policy::Policy;
 
 struct Bench {
@@ -252,6 +252,58 @@ fn a_new_policy_changes_filter_and_sight() {
     let opened = message(bench.delta(&mut writer));
     assert_eq!(opened.peers_changed.len(), 1);
     assert_eq!(opened.packet_filters["base"].as_ref().unwrap().len(), 1);
+}
+
+#[test]
+fn plain_peers_are_told_as_such_and_under_the_policy() {
+    let mut bench = Bench::new();
+    let first = bench.join(1);
+    let mut writer = MapWriter::new(first);
+    bench.full(&mut writer);
+    let text = |address: &str| {
+        format!(
+            r#"{{"peers": [{{"name": "router", "publicKey": "{}", "endpoints": ["192.0.2.9:51820"],
+                "addresses": ["{address}"], "tags": ["tag:plain"]}}]}}"#,
+            node_key(77, 0)
+        )
+    };
+    let set = |bench: &mut Bench, text: &str| {
+        let peers = WireGuardPeers::parse(text).unwrap();
+        bench.membership.set_plain(&peers, bench.now).unwrap();
+    };
+    set(&mut bench, &text("100.64.200.1"));
+    let told = message(bench.delta(&mut writer));
+    let peer = &told.peers_changed[0];
+    assert!(peer.is_wireguard_only && peer.machine_authorized && peer.online == Some(true));
+    assert!(peer.disco_key.is_none() && peer.home_derp == 0 && peer.cap == 0);
+    assert_eq!(peer.name, "router.sandd.local.");
+    assert_eq!(peer.allowed_ips.as_ref(), Some(&peer.addresses));
+    assert_eq!(peer.endpoints.len(), 1);
+    assert!(told.packet_filters.is_empty(), "everybody may, as before");
+
+    bench.policy = Policy::parse(
+        r#"{"tagOwners": {"tag:plain": []},
+            "acls": [{"action": "accept", "src": ["tag:plain"], "dst": ["sandd@:22"]}]}"#,
+    )
+    .unwrap();
+    bench.policy_revision += 1;
+    let narrowed = message(bench.delta(&mut writer));
+    let rules = narrowed.packet_filters["base"].as_ref().unwrap();
+    assert_eq!(rules[0].src_ips, ["100.64.200.1"]);
+    set(&mut bench, &text("100.64.200.2"));
+    let moved = message(bench.delta(&mut writer));
+    assert_eq!(moved.packet_filters["base"].as_ref().unwrap()[0].src_ips, ["100.64.200.2"]);
+    assert_eq!(moved.peers_changed[0].addresses[0].to_string(), "100.64.200.2/32");
+
+    bench.policy = Policy::parse(r#"{"acls":[]}"#).unwrap();
+    bench.policy_revision += 1;
+    let closed = message(bench.delta(&mut writer));
+    assert_eq!(closed.peers_removed, [peer.id]);
+    bench.policy = Policy::allow_all();
+    bench.policy_revision += 1;
+    assert_eq!(message(bench.delta(&mut writer)).peers_changed.len(), 1);
+    bench.membership.set_plain(&WireGuardPeers::default(), bench.now).unwrap();
+    assert_eq!(message(bench.delta(&mut writer)).peers_removed, [peer.id]);
 }
 
 /// A client that applies messages by the protocol's rules and nothing else.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sandd_control_client::wire::{Hostinfo, Node, UserProfile};
 
-use crate::membership::{Entry, Membership, NodeId};
+use crate::membership::{Entry, Membership, NodeId, PlainPeer};
 use crate::policy::{Compiled, Policy, Subject};
 
 /// A node as its peers see it.
@@ -46,12 +47,19 @@ impl World {
             let known = unchanged.cloned().unwrap_or_else(|| self.view(entry));
             (id, known)
         });
-        let nodes = nodes.collect();
+        let plain = membership.plain().map(|(peer, revision)| {
+            let unchanged = self.nodes.get(&peer.id).filter(|known| known.revision == revision);
+            let known = unchanged.cloned().unwrap_or_else(|| self.view_plain(peer, revision));
+            (peer.id, known)
+        });
+        let nodes = nodes.chain(plain).collect();
         let compiled_from = (membership.structure(), policy_revision);
         let compiled = if compiled_from == self.compiled_from {
             Arc::clone(&self.compiled)
         } else {
-            Arc::new(policy.compile(membership.nodes().map(|entry| subject(membership, entry))))
+            let members = membership.nodes().map(|entry| subject(membership, entry));
+            let plain = membership.plain().map(|(peer, _)| plain_subject(membership, peer));
+            Arc::new(policy.compile(members.chain(plain)))
         };
         let users = membership.users().map(|user| (user.id.0, user.profile()));
         Self {
@@ -99,6 +107,36 @@ impl World {
         }
     }
 
+    /// No disco key and no home: neither disco nor a relay reaches it.
+    fn view_plain(&self, peer: &PlainPeer, revision: u64) -> Known {
+        let addresses: Vec<IpNet> = peer.addresses.iter().copied().map(IpNet::from).collect();
+        let node = Node {
+            id: peer.id.0,
+            stable_id: peer.id.to_string(),
+            name: format!("{}.{}.", peer.name, self.base_domain),
+            user: peer.user.0,
+            key: Some(peer.key),
+            allowed_ips: Some(addresses.clone()),
+            addresses,
+            endpoints: peer.endpoints.clone(),
+            hostinfo: Some(Hostinfo {
+                hostname: peer.name.clone(),
+                ..Hostinfo::default()
+            }),
+            tags: peer.tags.clone(),
+            // Nobody can tell; what asks before it sends would not send at all.
+            online: Some(true),
+            machine_authorized: true,
+            is_wireguard_only: true,
+            ..Node::default()
+        };
+        Known {
+            revision,
+            node: Arc::new(node),
+            introduced: true,
+        }
+    }
+
     /// The peers that a node may see.
     pub(super) fn peers_of(&self, id: NodeId) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {
         self.nodes
@@ -114,6 +152,15 @@ fn subject(membership: &Membership, entry: &Entry) -> Subject {
         id: record.id,
         user: membership.user_name(record.user).to_owned(),
         tags: record.tags.clone(),
-        addresses: [IpAddr::V4(record.slot.v4()), IpAddr::V6(record.slot.v6())],
+        addresses: vec![IpAddr::V4(record.slot.v4()), IpAddr::V6(record.slot.v6())],
+    }
+}
+
+fn plain_subject(membership: &Membership, peer: &PlainPeer) -> Subject {
+    Subject {
+        id: peer.id,
+        user: membership.user_name(peer.user).to_owned(),
+        tags: peer.tags.clone(),
+        addresses: peer.addresses.clone(),
     }
 }

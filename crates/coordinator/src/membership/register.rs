@@ -224,11 +224,9 @@ impl Membership {
         owner: Owner,
         now: Now,
     ) -> Result<NodeId, String> {
-        if self
-            .by_key
-            .get(&node_key)
-            .is_some_and(|holder| Some(*holder) != existing)
-        {
+        let holder = self.by_key.get(&node_key);
+        // Nobody proves a node key here: a plain peer's must not be claimed, or its packets would go astray.
+        if self.plain.has_key(&node_key) || holder.is_some_and(|holder| Some(*holder) != existing) {
             return Err("node key already in use by another machine".to_owned());
         }
         let asked = request.expiry.filter(|expiry| *expiry > now.wall);
@@ -246,7 +244,8 @@ impl Membership {
             self.describe(id, request, now);
             return Ok(id);
         }
-        let is_taken = |slot| self.nodes.values().any(|entry| entry.record.slot == slot);
+        let is_node = |slot| self.nodes.values().any(|entry| entry.record.slot == slot);
+        let is_taken = |slot| self.plain.has_slot(slot) || is_node(slot);
         let slot = self.last_slot.next_free(is_taken);
         let slot = slot.ok_or_else(|| "no address is left in the mesh".to_owned())?;
         self.last_slot = slot;

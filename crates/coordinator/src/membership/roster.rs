@@ -7,6 +7,7 @@ use sandd_control_client::keys::{MachinePublicKey, NodePublicKey};
 use zeroize::Zeroizing;
 
 use super::login::Login;
+use super::plain::PlainPeers;
 use super::record::User;
 use super::{
     KeyError, KeyId, KeyOptions, KeyRecord, KeyStatus, NodeId, NodeRecord, NodeStatus, Slot, TAGGED_USER, UserId, key,
@@ -77,6 +78,7 @@ pub(crate) struct Membership {
     pub(super) by_key: BTreeMap<NodePublicKey, NodeId>,
     pub(super) keys: BTreeMap<KeyId, KeyRecord>,
     pub(super) logins: BTreeMap<String, Login>,
+    pub(super) plain: PlainPeers,
     pub(super) last_slot: Slot,
     last_node: i64,
     revision: u64,
@@ -106,6 +108,7 @@ impl Membership {
             by_key: BTreeMap::new(),
             keys: saved.keys.into_iter().map(|key| (key.id, key)).collect(),
             logins: BTreeMap::new(),
+            plain: PlainPeers::default(),
             last_slot: Slot(0),
             last_node: 0,
             revision: 1,
@@ -168,6 +171,13 @@ impl Membership {
         self.touch(id);
     }
 
+    /// A change that may decide who sees whom and is of no registered node; returns its revision.
+    pub(super) fn change_of_structure(&mut self) -> u64 {
+        self.structure += 1;
+        self.revision += 1;
+        self.revision
+    }
+
     pub(super) fn mark_key(&mut self, id: KeyId) {
         self.unsaved_keys.insert(id);
     }
@@ -227,9 +237,8 @@ impl Membership {
 
     pub(super) fn unique_name(&self, label: &str, own: Option<NodeId>) -> String {
         name::unique(label, |candidate| {
-            self.nodes
-                .values()
-                .any(|entry| Some(entry.record.id) != own && entry.record.name == candidate)
+            let is_node = |entry: &Entry| Some(entry.record.id) != own && entry.record.name == candidate;
+            self.plain.has_name(candidate) || self.nodes.values().any(is_node)
         })
     }
 

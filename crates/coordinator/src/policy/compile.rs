@@ -18,7 +18,7 @@ pub(crate) struct Subject {
     /// The owner's name; of no meaning for a tagged node.
     pub(crate) user: String,
     pub(crate) tags: Vec<String>,
-    pub(crate) addresses: [IpAddr; 2],
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// A policy applied to members: packet rules and sight.
@@ -189,7 +189,7 @@ impl Compiled {
                 && (!destination.same_user || is_same_user(source, subject))
         });
         let addresses = members
-            .flat_map(|source| source.addresses)
+            .flat_map(|source| &source.addresses)
             .map(|address| address.to_string());
         let networks = rule.sources.networks.iter().filter(|_| !destination.same_user);
         let mut texts: Vec<String> = addresses.chain(networks.map(network_text)).collect();
@@ -239,8 +239,8 @@ fn destination_ports(destination: &Destination, subject: &Subject) -> Vec<NetPor
     let by_member = side.everyone || side.members.contains(&subject.id);
     let addresses = subject
         .addresses
-        .into_iter()
-        .filter(|address| by_member || side.covers(*address));
+        .iter()
+        .filter(|address| by_member || side.covers(**address));
     addresses
         .flat_map(|address| {
             destination.ports.iter().map(move |ports| NetPortRange {

@@ -9,7 +9,7 @@ fn member(id: u32, user: &str, tags: &[&str]) -> Subject {
         id: NodeId(id.into()),
         user: user.to_owned(),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
-        addresses: [slot.v4().into(), slot.v6().into()],
+        addresses: vec![slot.v4().into(), slot.v6().into()],
     }
 }
 

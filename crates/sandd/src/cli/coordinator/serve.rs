@@ -1,18 +1,18 @@
 //! `sandd coordinator`: runs it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use sandd_coordinator::{Coordinator, CoordinatorBuilder, Policy};
-use tracing::info;
+use sandd_coordinator::{Coordinator, CoordinatorBuilder, Policy, WireGuardPeers};
+use tracing::{error, info};
 
 use super::CoordinatorHandler;
 use crate::cli::error::CliError;
-use crate::cli::signals::StopSignals;
+use crate::cli::signals::{ReloadSignal, StopSignals};
 use crate::cli::state::{self, Role};
 use crate::cli::{flags, output, runtime};
 use crate::local::{COORDINATOR_SOCKET, LocalServer};
@@ -50,6 +50,9 @@ pub(super) struct ServeArgs {
     /// Policy in Headscale's form; by default everybody may talk to everybody
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Plain WireGuard peers of the mesh (docs/coordinator.md); SIGHUP reads it and --policy again
+    #[arg(long, value_name = "FILE")]
+    wireguard_peers: Option<PathBuf>,
     /// Domain of the nodes' names
     #[arg(long, default_value = "sandd.local", value_name = "DOMAIN")]
     base_domain: String,
@@ -84,6 +87,7 @@ impl ServeArgs {
         let socket = self.socket()?;
         runtime()?.block_on(async {
             let mut stop = StopSignals::new()?;
+            let mut reload = ReloadSignal::new(self.policy.is_some() || self.wireguard_peers.is_some())?;
             let coordinator = builder.start().await.map_err(explain)?;
             if let (Some(path), Some(pem)) = (&self.tls_self_made, coordinator.certificate_pem()) {
                 let failed = |error| CliError::failed(format!("cannot write {}: {error}", path.display()));
@@ -93,7 +97,12 @@ impl ServeArgs {
             let stun = coordinator.stun_addr().map(|address| address.to_string());
             info!(url = %coordinator.url(), listen = %coordinator.listen_addr(), stun, "coordinator listens");
             output::print_line(&format!("coordinator ready at {}", coordinator.url()));
-            stop.received().await;
+            loop {
+                tokio::select! {
+                    () = stop.received() => break,
+                    () = reload.received() => self.reload(&coordinator).await,
+                }
+            }
             drop(local);
             coordinator.shutdown().await;
             Ok(ExitCode::SUCCESS)
@@ -122,12 +131,49 @@ impl ServeArgs {
         if self.tls_self_made.is_some() {
             builder = builder.tls_self_made();
         }
-        if let Some(path) = &self.policy {
-            let failed = |why: String| CliError::failed(format!("the policy in {}: {why}", path.display()));
-            let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-            builder = builder.policy(Policy::parse(&text).map_err(|error| failed(error.to_string()))?);
+        if let Some(policy) = self.policy_file()? {
+            builder = builder.policy(Policy::parse(&policy.text).map_err(|error| policy.failed(&error))?);
+        }
+        if let Some(peers) = self.peers_file()? {
+            builder = builder.wireguard_peers(WireGuardPeers::parse(&peers.text).map_err(|error| peers.failed(&error))?);
         }
         Ok(builder)
+    }
+
+    fn policy_file(&self) -> Result<Option<Text>, CliError> {
+        let path = self.policy.as_ref();
+        path.map(|path| Text::read("the policy", path)).transpose()
+    }
+
+    fn peers_file(&self) -> Result<Option<Text>, CliError> {
+        let path = self.wireguard_peers.as_ref();
+        path.map(|path| Text::read("the WireGuard peers", path)).transpose()
+    }
+
+    /// Reads the files again. What cannot be used is told, and what was in force stays.
+    async fn reload(&self, coordinator: &Coordinator) {
+        for outcome in [self.reload_policy(coordinator).await, self.reload_peers(coordinator).await] {
+            match outcome {
+                Ok(Some(what)) => info!("{what} read again"),
+                Ok(None) => {}
+                Err(failed) => error!("{}; what was in force stays", failed.message()),
+            }
+        }
+    }
+
+    async fn reload_policy(&self, coordinator: &Coordinator) -> Result<Option<&'static str>, CliError> {
+        let Some(policy) = self.policy_file()? else { return Ok(None) };
+        let set = coordinator.set_policy(&policy.text).await;
+        set.map_err(|error| policy.failed(&error))?;
+        Ok(Some(policy.what))
+    }
+
+    async fn reload_peers(&self, coordinator: &Coordinator) -> Result<Option<&'static str>, CliError> {
+        let Some(file) = self.peers_file()? else { return Ok(None) };
+        let peers = WireGuardPeers::parse(&file.text).map_err(|error| file.failed(&error))?;
+        let set = coordinator.set_wireguard_peers(&peers).await;
+        set.map_err(|error| file.failed(&error))?;
+        Ok(Some(file.what))
     }
 
     fn state_file(&self) -> Result<PathBuf, CliError> {
@@ -147,6 +193,29 @@ impl ServeArgs {
         let directory = state::directory(None, Role::Coordinator)?;
         state::ensure(&directory)?;
         Ok(directory.join(COORDINATOR_SOCKET))
+    }
+}
+
+/// A file that was read, and how its faults are told.
+struct Text {
+    what: &'static str,
+    path: PathBuf,
+    text: String,
+}
+
+impl Text {
+    fn read(what: &'static str, path: &Path) -> Result<Self, CliError> {
+        let mut file = Self {
+            what,
+            path: path.to_owned(),
+            text: String::new(),
+        };
+        file.text = std::fs::read_to_string(path).map_err(|error| file.failed(&error))?;
+        Ok(file)
+    }
+
+    fn failed(&self, why: &dyn std::error::Error) -> CliError {
+        CliError::failed(format!("{} in {}: {why}", self.what, self.path.display()))
     }
 }
 
