@@ -47,5 +47,8 @@ pub use coordinator::{Coordinator, CoordinatorBuilder};
 pub use error::{StartError, StoreError};
 pub use hooks::{CannedAnswer, Hooks, MapLie};
 pub use limits::Limits;
-pub use membership::{KeyError, KeyId, KeyOptions, KeyStatus, LoginError, LoginRequest, NodeId, NodeStatus, UserId, WireGuardPeers, WireGuardPeersError};
+pub use membership::{
+    KeyError, KeyId, KeyOptions, KeyStatus, LoginError, LoginRequest, NodeId, NodeStatus, UserId, WireGuardPeers,
+    WireGuardPeersError,
+};
 pub use policy::{Policy, PolicyError};

@@ -292,7 +292,10 @@ fn plain_peers_are_told_as_such_and_under_the_policy() {
     assert_eq!(rules[0].src_ips, ["100.64.200.1"]);
     set(&mut bench, &text("100.64.200.2"));
     let moved = message(bench.delta(&mut writer));
-    assert_eq!(moved.packet_filters["base"].as_ref().unwrap()[0].src_ips, ["100.64.200.2"]);
+    assert_eq!(
+        moved.packet_filters["base"].as_ref().unwrap()[0].src_ips,
+        ["100.64.200.2"]
+    );
     assert_eq!(moved.peers_changed[0].addresses[0].to_string(), "100.64.200.2/32");
 
     bench.policy = Policy::parse(r#"{"acls":[]}"#).unwrap();
@@ -302,7 +305,10 @@ fn plain_peers_are_told_as_such_and_under_the_policy() {
     bench.policy = Policy::allow_all();
     bench.policy_revision += 1;
     assert_eq!(message(bench.delta(&mut writer)).peers_changed.len(), 1);
-    bench.membership.set_plain(&WireGuardPeers::default(), bench.now).unwrap();
+    bench
+        .membership
+        .set_plain(&WireGuardPeers::default(), bench.now)
+        .unwrap();
     assert_eq!(message(bench.delta(&mut writer)).peers_removed, [peer.id]);
 }
 

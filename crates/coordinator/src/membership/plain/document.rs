@@ -60,7 +60,9 @@ pub enum WireGuardPeersError {
         reason: String,
     },
     /// An endpoint that nobody could send to.
-    #[error("peer `{peer}`: `{endpoint}` is no endpoint: write IP:PORT, such as \"198.51.100.7:51820\", at most 8 of them")]
+    #[error(
+        "peer `{peer}`: `{endpoint}` is no endpoint: write IP:PORT, such as \"198.51.100.7:51820\", at most 8 of them"
+    )]
     Endpoint {
         /// The peer.
         peer: String,
@@ -92,7 +94,9 @@ pub enum WireGuardPeersError {
         node: NodeId,
     },
     /// A node has this key.
-    #[error("peer `{peer}`: node {node} has this key already: a peer with SandD or Tailscale joins by itself, leave it out")]
+    #[error(
+        "peer `{peer}`: node {node} has this key already: a peer with SandD or Tailscale joins by itself, leave it out"
+    )]
     KeyTaken {
         /// The peer.
         peer: String,
@@ -100,7 +104,9 @@ pub enum WireGuardPeersError {
         node: NodeId,
     },
     /// A node has this address.
-    #[error("peer `{peer}`: {address} belongs to the node `{holder}`: choose another address, far from the beginning of the range")]
+    #[error(
+        "peer `{peer}`: {address} belongs to the node `{holder}`: choose another address, far from the beginning of the range"
+    )]
     AddressTaken {
         /// The peer.
         peer: String,
@@ -220,7 +226,9 @@ impl Entry {
             reason,
         };
         if self.user.is_some() && !self.tags.is_empty() {
-            return Err(owner("it has a user and tags: tagged peers belong to nobody, leave one out".to_owned()));
+            return Err(owner(
+                "it has a user and tags: tagged peers belong to nobody, leave one out".to_owned(),
+            ));
         }
         for tag in &self.tags {
             check_tag(tag).map_err(|error| owner(error.to_string()))?;
@@ -269,7 +277,10 @@ fn addresses(peer: &str, texts: &[String]) -> Result<Vec<IpAddr>, WireGuardPeers
         return Err(bad(format!("it has {} addresses", texts.len())));
     }
     let address = |text: &String| {
-        let whole = text.parse::<IpNet>().ok().filter(|net| net.prefix_len() == net.max_prefix_len());
+        let whole = text
+            .parse::<IpNet>()
+            .ok()
+            .filter(|net| net.prefix_len() == net.max_prefix_len());
         let ip = text.parse::<IpAddr>().ok().or(whole.map(|net| net.addr()));
         let ip = ip.ok_or_else(|| bad(format!("`{}` is no single address", text.escape_debug())))?;
         let inside = match ip {

@@ -113,7 +113,10 @@ fn what_is_wrong_is_said_with_what_to_do() {
         (one(r#""endpoints": ["198.51.100.7:0"]"#), "IP:PORT"),
         (one(r#""tags": ["plain"]"#), "tag:name"),
         (one(r#""tags": ["tag:plain"], "user": "alice""#), "leave one out"),
-        (one(r#""name": "Ro uter""#).replacen(r#""name": "router", "#, "", 1), "label"),
+        (
+            one(r#""name": "Ro uter""#).replacen(r#""name": "router", "#, "", 1),
+            "label",
+        ),
         (key("short"), "wg pubkey"),
         (key(&"A".repeat(43)), "wg pubkey"),
         (key(&format!("nodekey:{}", "0".repeat(64))), "wg pubkey"),
@@ -121,8 +124,14 @@ fn what_is_wrong_is_said_with_what_to_do() {
         (addresses(r#"["100.64.0.0/24"]"#), "no single address"),
         (addresses(r#"["192.168.1.1"]"#), "outside the mesh"),
         (two(&peer("a", 1, "100.64.9.1"), &peer("a", 2, "100.64.9.2")), "name a"),
-        (two(&peer("a", 1, "100.64.9.1"), &peer("b", 1, "100.64.9.2")), "publicKey"),
-        (two(&peer("a", 1, "100.64.9.1"), &peer("b", 2, "100.64.9.1")), "address 100.64.9.1"),
+        (
+            two(&peer("a", 1, "100.64.9.1"), &peer("b", 1, "100.64.9.2")),
+            "publicKey",
+        ),
+        (
+            two(&peer("a", 1, "100.64.9.1"), &peer("b", 2, "100.64.9.1")),
+            "address 100.64.9.1",
+        ),
     ] {
         let error = WireGuardPeers::parse(&text).unwrap_err().to_string();
         assert!(error.contains(needle), "{text}: {error}");
@@ -134,8 +143,14 @@ fn what_a_node_has_is_not_given_to_a_peer() {
     let (mut membership, auth) = membership();
     assert_eq!(join(&mut membership, &auth, 9, "worker"), "");
     for (entry, needle) in [
-        (one(r#""user": "x""#).replace("100.64.0.2", "100.64.0.1"), "belongs to the node `worker`"),
-        (one(r#""user": "x""#).replace("router", "worker"), "node 1 has this name"),
+        (
+            one(r#""user": "x""#).replace("100.64.0.2", "100.64.0.1"),
+            "belongs to the node `worker`",
+        ),
+        (
+            one(r#""user": "x""#).replace("router", "worker"),
+            "node 1 has this name",
+        ),
         (
             one(r#""user": "x""#).replace(KEY, &NodePublicKey::from_bytes([9; 32]).to_string()),
             "node 1 has this key",
@@ -155,11 +170,18 @@ fn what_a_peer_has_is_not_given_to_a_node() {
     membership
         .set_plain(&WireGuardPeers::parse(&text).unwrap(), now())
         .unwrap();
-    assert!(join(&mut membership, &auth, 1, "thief").contains("already in use"), "its key");
+    assert!(
+        join(&mut membership, &auth, 1, "thief").contains("already in use"),
+        "its key"
+    );
     assert_eq!(join(&mut membership, &auth, 9, "router"), "");
     let nodes = membership.statuses();
     assert_eq!(nodes[0].name, "router-1");
-    assert_eq!(nodes[0].addresses[0].to_string(), "100.64.0.2", "the first pair is half taken");
+    assert_eq!(
+        nodes[0].addresses[0].to_string(),
+        "100.64.0.2",
+        "the first pair is half taken"
+    );
     assert!(!membership.admits_to_relay(&NodePublicKey::from_bytes([1; 32])));
 }
 
@@ -184,7 +206,10 @@ fn only_what_changed_gets_a_new_revision() {
     membership.set_plain(&parse("100.64.9.2"), now()).unwrap();
     let (first, overall) = (revisions(&membership), membership.revision());
     membership.set_plain(&parse("100.64.9.2"), now()).unwrap();
-    assert_eq!((revisions(&membership), membership.revision()), (first.clone(), overall));
+    assert_eq!(
+        (revisions(&membership), membership.revision()),
+        (first.clone(), overall)
+    );
     membership.set_plain(&parse("100.64.9.3"), now()).unwrap();
     let second = revisions(&membership);
     assert_eq!(second[0], first[0]);

@@ -135,7 +135,8 @@ impl ServeArgs {
             builder = builder.policy(Policy::parse(&policy.text).map_err(|error| policy.failed(&error))?);
         }
         if let Some(peers) = self.peers_file()? {
-            builder = builder.wireguard_peers(WireGuardPeers::parse(&peers.text).map_err(|error| peers.failed(&error))?);
+            builder =
+                builder.wireguard_peers(WireGuardPeers::parse(&peers.text).map_err(|error| peers.failed(&error))?);
         }
         Ok(builder)
     }
@@ -152,7 +153,10 @@ impl ServeArgs {
 
     /// Reads the files again. What cannot be used is told, and what was in force stays.
     async fn reload(&self, coordinator: &Coordinator) {
-        for outcome in [self.reload_policy(coordinator).await, self.reload_peers(coordinator).await] {
+        for outcome in [
+            self.reload_policy(coordinator).await,
+            self.reload_peers(coordinator).await,
+        ] {
             match outcome {
                 Ok(Some(what)) => info!("{what} read again"),
                 Ok(None) => {}
@@ -162,14 +166,18 @@ impl ServeArgs {
     }
 
     async fn reload_policy(&self, coordinator: &Coordinator) -> Result<Option<&'static str>, CliError> {
-        let Some(policy) = self.policy_file()? else { return Ok(None) };
+        let Some(policy) = self.policy_file()? else {
+            return Ok(None);
+        };
         let set = coordinator.set_policy(&policy.text).await;
         set.map_err(|error| policy.failed(&error))?;
         Ok(Some(policy.what))
     }
 
     async fn reload_peers(&self, coordinator: &Coordinator) -> Result<Option<&'static str>, CliError> {
-        let Some(file) = self.peers_file()? else { return Ok(None) };
+        let Some(file) = self.peers_file()? else {
+            return Ok(None);
+        };
         let peers = WireGuardPeers::parse(&file.text).map_err(|error| file.failed(&error))?;
         let set = coordinator.set_wireguard_peers(&peers).await;
         set.map_err(|error| file.failed(&error))?;
