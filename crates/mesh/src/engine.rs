@@ -36,6 +36,7 @@ use crate::metrics::Counters;
 use crate::packet::PacketBuf;
 use crate::path::agent::{PathAgent, TxId};
 use crate::route::RouteTable;
+use crate::wg::tunnel::{HEADER, TAG};
 use identity::Identity;
 pub(crate) use inbound::Overlay;
 use peer::Peer;
@@ -61,6 +62,8 @@ pub(crate) enum Output {
     Event(MeshEvent),
     /// An echo request of `Engine::ping` was answered.
     Ponged(PingOutcome),
+    /// The largest packet for these addresses has changed.
+    PeerMtu { addresses: Vec<IpAddr>, mtu: usize },
     /// A peer's address was seen that STUN did not tell: our own mapping as another destination sees it.
     Observed(SocketAddr),
 }
@@ -259,15 +262,24 @@ impl Engine {
         }
     }
 
+    /// The kernel refused a datagram of this many bytes as too large for the path to `to`.
+    pub(crate) fn handle_too_big(&mut self, to: SocketAddr, datagram: usize, now: Instant) {
+        for id in self.peers_at(to) {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.mtu.handle_too_big(datagram.saturating_sub(HEADER + TAG), now);
+            }
+            self.tell_mtu(id);
+        }
+    }
+
+    fn peers_at(&self, addr: SocketAddr) -> Vec<NodeId> {
+        let there = self.peers.iter().filter(|(_, peer)| peer.path.best() == Some(addr));
+        there.map(|(id, _)| *id).collect()
+    }
+
     /// The kernel reported that an address cannot be reached.
     pub(crate) fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
-        let ids: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.path.best() == Some(to))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
+        for id in self.peers_at(to) {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.handle_unreachable(to, now);
             }

@@ -13,7 +13,9 @@
 //! 200 ms; three unanswered probes end it and the relay carries on alone. So a dead path costs no more than the
 //! moment until suspicion. A path that was quiet for long starts as suspect, because nobody knows what its NAT did.
 //!
-//! [`candidate`] ranks addresses, [`agent`] is the machine. Neither touches a socket or a clock.
+//! [`candidate`] ranks addresses, [`agent`] is the machine, [`mtu`] finds how large a packet the path carries. None
+//! touches a socket or a clock.
 
 pub(crate) mod agent;
 pub(crate) mod candidate;
+pub(crate) mod mtu;

@@ -51,6 +51,9 @@ pub struct Features {
 }
 
 impl Features {
+    /// Bytes of the marker.
+    pub(crate) const LEN: usize = MARKER_LEN;
+
     /// What this build says.
     #[must_use]
     pub const fn current() -> Self {

@@ -12,7 +12,9 @@ use crate::disco::{self, DiscoBox, Features, Message};
 use crate::event::MeshEvent;
 use crate::metrics::DropReason;
 use crate::path::agent::PathAction;
+use crate::path::mtu::MtuProbe;
 use crate::status::PeerPath;
+use crate::wg::tunnel::{HEADER, TAG};
 
 /// The address that stands for "over the relay of region N" in a pong.
 const RELAY_MAGIC: Ipv4Addr = Ipv4Addr::new(127, 3, 3, 40);
@@ -40,6 +42,12 @@ impl Engine {
 
     fn handle_disco_message(&mut self, id: NodeId, from: Underlay, message: Message, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Message::Ping { ours: Some(_), .. } | Message::Pong { ours: Some(_), .. } = message
+            && !peer.ours
+        {
+            peer.ours = true;
+            peer.mtu.set_path(peer.path.best(), now);
+        }
         match (message, from) {
             (Message::Ping { node_key, .. }, _) if node_key.is_some_and(|key| key != peer.node.key) => {
                 self.counters.drop_packet(DropReason::UnknownPeer);
@@ -68,6 +76,7 @@ impl Engine {
                     },
                 );
             }
+            (Message::Pong { tx, .. }, Underlay::Udp(_)) if peer.mtu.handle_pong(&tx, now) => self.tell_mtu(id),
             (Message::Pong { tx, src, .. }, Underlay::Udp(_)) => {
                 let proven = peer.path.handle_pong(tx, now);
                 self.outputs.extend(proven.map(|_| Output::Observed(src)));
@@ -83,6 +92,13 @@ impl Engine {
 
     /// Carries out what the path machine of a peer wants.
     pub(super) fn run_path(&mut self, id: NodeId, now: Instant) {
+        if let Some(probe) = self
+            .peers
+            .get_mut(&id)
+            .and_then(|peer| peer.mtu.poll_probe(now, super::new_tx))
+        {
+            self.send_mtu_probe(id, &probe);
+        }
         while let Some(action) = self.peers.get_mut(&id).and_then(|peer| peer.path.poll_action()) {
             match action {
                 PathAction::Ping { to, tx } => {
@@ -115,20 +131,53 @@ impl Engine {
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.path_since = Some(now);
+        if peer.ours {
+            peer.mtu.set_path(best, now);
+        }
         let event = MeshEvent::PathChanged {
             name: peer.node.name.clone(),
             key: peer.node.key,
             path,
         };
         self.outputs.push_back(Output::Event(event));
+        self.tell_mtu(id);
         // Traffic that only arrives keeps no handshake alive: make sure that there is a session to move.
-        if best.is_some()
-            && peer
-                .tunnel
-                .as_ref()
-                .is_some_and(|tunnel| tunnel.handshaking() && !tunnel.has_session())
-        {
+        let lacks_session = self
+            .peers
+            .get(&id)
+            .and_then(|peer| peer.tunnel.as_ref())
+            .is_some_and(|tunnel| tunnel.handshaking() && !tunnel.has_session());
+        if best.is_some() && lacks_session {
             self.initiate(id, now);
+        }
+    }
+
+    /// A ping whose datagram is as large as that of a full packet of the size in question.
+    fn send_mtu_probe(&mut self, id: NodeId, probe: &MtuProbe) {
+        let mut ping = Message::Ping {
+            tx: probe.tx,
+            node_key: Some(self.identity.key),
+            padding: 0,
+            ours: Some(Features::current()),
+        };
+        let sender = self.disco_public;
+        let Some(sealed) = self.disco_box(id) else { return };
+        let bare = sealed.seal(&sender, &ping).len();
+        if let Message::Ping { padding, ours, .. } = &mut ping {
+            let marker = ours.map_or(0, |_| Features::LEN);
+            *padding = (probe.inner + HEADER + TAG).saturating_sub(bare) + marker;
+        }
+        let datagram = sealed.seal(&sender, &ping);
+        self.queue.push(Underlay::Udp(probe.to), &datagram);
+    }
+
+    pub(super) fn tell_mtu(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let mtu = peer.mtu.inner();
+        if peer.told_mtu != mtu {
+            peer.told_mtu = mtu;
+            let addresses = peer.node.ips().collect();
+            self.outputs.push_back(Output::PeerMtu { addresses, mtu });
         }
     }
 

@@ -12,6 +12,7 @@ use super::peer::Peer;
 use super::{Engine, Output, new_agent};
 use crate::event::MeshEvent;
 use crate::magic_dns::NameTable;
+use crate::path::mtu::PathMtu;
 
 /// A knock counts for so long.
 const KNOCK_LIFETIME: Duration = Duration::from_secs(10);
@@ -55,10 +56,11 @@ impl Engine {
     fn upsert_peer(&mut self, node: &Arc<Node>, now: Instant) {
         let id = node.id;
         let is_new = !self.peers.contains_key(&id);
+        let mtu = self.mtu;
         let peer = self
             .peers
             .entry(id)
-            .or_insert_with(|| Peer::new(Arc::clone(node), new_agent()));
+            .or_insert_with(|| Peer::new(Arc::clone(node), new_agent(), PathMtu::new(mtu)));
         let old_key = peer.node.key;
         if old_key != node.key || node.expired {
             // Another identity under the same number, or none any more: its session, path and packets go at once.
@@ -66,6 +68,8 @@ impl Engine {
                 self.by_index.remove(&tunnel.index());
             }
             peer.path = new_agent();
+            peer.mtu = PathMtu::new(mtu);
+            peer.ours = false;
         }
         peer.node = Arc::clone(node);
         self.by_key.insert(node.key, id);

@@ -9,6 +9,7 @@ use sandd_control_client::netmap::{Node, RegionId};
 
 use crate::disco::DiscoBox;
 use crate::path::agent::PathAgent;
+use crate::path::mtu::{BASE, PathMtu};
 use crate::wg::tunnel::Tunnel;
 
 /// See the module's text. A peer without traffic holds no tunnel and no box: 200 of them cost next to nothing.
@@ -16,6 +17,11 @@ pub(crate) struct Peer {
     pub(crate) node: Arc<Node>,
     pub(crate) tunnel: Option<Box<Tunnel>>,
     pub(crate) path: PathAgent,
+    pub(crate) mtu: PathMtu,
+    /// What the device was told last.
+    pub(crate) told_mtu: usize,
+    /// It said inside a disco box that it is a node of this kind, too.
+    pub(crate) ours: bool,
     pub(crate) disco: Option<Disco>,
     /// Region a packet of it came from last, while that relay is connected.
     pub(crate) learned_region: Option<RegionId>,
@@ -36,11 +42,14 @@ pub(crate) struct Disco {
 }
 
 impl Peer {
-    pub(crate) fn new(node: Arc<Node>, path: PathAgent) -> Self {
+    pub(crate) fn new(node: Arc<Node>, path: PathAgent, mtu: PathMtu) -> Self {
         Self {
             node,
             tunnel: None,
             path,
+            mtu,
+            told_mtu: BASE,
+            ours: false,
             disco: None,
             learned_region: None,
             tx_bytes: 0,
@@ -61,10 +70,13 @@ impl Peer {
         !self.node.expired
     }
 
-    /// The earliest deadline of tunnel and path.
+    /// The earliest deadline of tunnel, path and its size.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let tunnel = self.tunnel.as_ref().and_then(|tunnel| tunnel.poll_timeout());
-        [tunnel, self.path.poll_timeout()].into_iter().flatten().min()
+        [tunnel, self.path.poll_timeout(), self.mtu.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

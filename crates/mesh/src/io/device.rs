@@ -131,6 +131,11 @@ impl Device {
         }
     }
 
+    /// Packets for these addresses may be so large now.
+    pub(crate) fn set_peer_mtu(&mut self, addresses: &[IpAddr], mtu: usize) {
+        tracing::debug!(?addresses, mtu, "the path to a peer carries packets of another size");
+    }
+
     /// Follows the map: own addresses, and for a TUN device the routes to the mesh.
     #[cfg_attr(
         not(feature = "tun"),

@@ -316,13 +316,14 @@ impl Driver {
 
     /// A destination that the kernel cannot reach is news for the peer's path.
     fn note_unsent(&mut self, unsent: Vec<Unsent>, now: Instant) {
-        for Unsent { to, error } in unsent {
+        for Unsent { to, datagram, error } in unsent {
             tracing::trace!(%error, %to, "datagrams not sent");
-            if matches!(
-                error.kind(),
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-            ) {
-                self.engine.handle_unreachable(to, now);
+            match error.kind() {
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                    self.engine.handle_unreachable(to, now);
+                }
+                _ if too_big(&error) => self.engine.handle_too_big(to, datagram, now),
+                _ => {}
             }
         }
     }
@@ -334,6 +335,7 @@ impl Driver {
                 Output::Event(event) => self.tell(event),
                 Output::Ponged(outcome) => self.finish_ping(outcome),
                 Output::Observed(seen) => self.reach.observe(seen, now),
+                Output::PeerMtu { addresses, mtu } => self.device.set_peer_mtu(&addresses, mtu),
             }
         }
     }
@@ -379,7 +381,20 @@ impl Driver {
 #[derive(Debug)]
 struct Unsent {
     to: SocketAddr,
+    datagram: usize,
     error: io::Error,
+}
+
+/// `EMSGSIZE`, which the standard library has no stable name for.
+fn too_big(error: &io::Error) -> bool {
+    const EMSGSIZE: i32 = if cfg!(target_os = "linux") {
+        90
+    } else if cfg!(windows) {
+        10_040
+    } else {
+        40
+    };
+    error.raw_os_error() == Some(EMSGSIZE)
 }
 
 /// Sends the queue; false when the kernel's buffer is full and something is left.
@@ -390,7 +405,11 @@ fn send(engine: &mut Engine, udp: &mut UdpSockets, derp: &mut DerpPool, unsent: 
             Underlay::Udp(to) => match udp.try_send(to, batch) {
                 Ok(true) => {}
                 Ok(false) => return false,
-                Err(error) => unsent.push(Unsent { to, error }),
+                Err(error) => unsent.push(Unsent {
+                    to,
+                    datagram: batch.stride(),
+                    error,
+                }),
             },
             Underlay::Derp { region, key } => {
                 for datagram in batch.contents().chunks(batch.stride()) {
