@@ -34,7 +34,7 @@ use crate::filter::PacketFilter;
 use crate::magic_dns::NameTable;
 use crate::metrics::Counters;
 use crate::packet::PacketBuf;
-use crate::path::agent::{PathAgent, TxId};
+use crate::path::agent::TxId;
 use crate::route::RouteTable;
 use crate::wg::tunnel::{HEADER, TAG};
 use identity::Identity;
@@ -310,10 +310,6 @@ pub(crate) fn new_tx() -> TxId {
     let mut tx = [0u8; 12];
     getrandom::fill(&mut tx).expect("the operating system provides randomness");
     tx
-}
-
-fn new_agent() -> PathAgent {
-    PathAgent::new(new_tx)
 }
 
 impl std::fmt::Debug for Engine {

@@ -86,6 +86,9 @@ pub struct PeerStatus {
     pub online: Option<bool>,
     /// Its key has ended: nothing is sent to it.
     pub expired: bool,
+    /// It speaks WireGuard and nothing else: no probes, no relay.
+    #[serde(default)]
+    pub wireguard_only: bool,
     /// Path in use.
     pub path: PeerPath,
     /// Milliseconds since this path is in use.

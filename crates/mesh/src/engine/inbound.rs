@@ -56,8 +56,10 @@ impl Engine {
             self.remember_knock(key, region, now);
             return self.counters.drop_packet(DropReason::UnknownPeer);
         };
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.learned_region = Some(region);
+        match self.peers.get_mut(&id) {
+            Some(peer) if !peer.node.wireguard_only => peer.learned_region = Some(region),
+            // It has no relay: somebody else speaks for it there.
+            Some(_) | None => return self.counters.drop_packet(DropReason::UnknownPeer),
         }
         self.handle_datagrams(Underlay::Derp { region, key }, 0, datagrams, stride, now, overlay);
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use sandd_control_client::keys::DiscoPublicKey;
 use sandd_control_client::netmap::{NetmapUpdate, NetworkMap, Node, NodeId};
 
 use super::peer::Peer;
-use super::{Engine, Output, new_agent};
+use super::{Engine, Output, new_tx};
 use crate::event::MeshEvent;
 use crate::magic_dns::NameTable;
+use crate::path::agent::PathAgent;
 use crate::path::mtu::PathMtu;
 
 /// A knock counts for so long.
@@ -60,14 +62,14 @@ impl Engine {
         let peer = self
             .peers
             .entry(id)
-            .or_insert_with(|| Peer::new(Arc::clone(node), new_agent(), PathMtu::new(mtu)));
-        let old_key = peer.node.key;
-        if old_key != node.key || node.expired {
+            .or_insert_with(|| Peer::new(Arc::clone(node), agent_for(node), PathMtu::new(mtu)));
+        let old = &peer.node;
+        if old.key != node.key || old.wireguard_only != node.wireguard_only || node.expired {
             // Another identity under the same number, or none any more: its session, path and packets go at once.
             if let Some(tunnel) = peer.tunnel.take() {
                 self.by_index.remove(&tunnel.index());
             }
-            peer.path = new_agent();
+            peer.path = agent_for(node);
             peer.mtu = PathMtu::new(mtu);
             peer.ours = false;
         }
@@ -75,7 +77,7 @@ impl Engine {
         self.by_key.insert(node.key, id);
         let endpoints: &[SocketAddr] = if node.expired { &[] } else { &node.endpoints };
         peer.path.set_netmap_endpoints(endpoints, now);
-        let restarted = self.set_disco_key(id, node.disco_key.filter(|_| !node.expired));
+        let restarted = self.set_disco_key(id, told_disco_key(node));
         self.add_routes(node);
         if is_new {
             let event = MeshEvent::PeerAdded {
@@ -97,11 +99,7 @@ impl Engine {
             self.by_key.remove(&key);
         }
         // What the tunnel told stays; what the coordinator told goes when it says something else.
-        let told = map
-            .peers
-            .get(&id)
-            .filter(|node| !node.expired)
-            .and_then(|node| node.disco_key);
+        let told = map.peers.get(&id).and_then(|node| told_disco_key(node));
         let known = peer.disco.as_ref().map(|disco| disco.key);
         if told != peer.node.disco_key && known != told {
             self.set_disco_key(id, None);
@@ -168,6 +166,19 @@ impl Engine {
             }
         }
     }
+}
+
+fn agent_for(node: &Node) -> PathAgent {
+    if node.wireguard_only {
+        PathAgent::plain(new_tx)
+    } else {
+        PathAgent::new(new_tx)
+    }
+}
+
+/// A plain WireGuard peer has none, whatever the map says.
+fn told_disco_key(node: &Node) -> Option<DiscoPublicKey> {
+    node.disco_key.filter(|_| !node.expired && !node.wireguard_only)
 }
 
 /// What a peer carries for us: its own addresses. Subnet and exit routes are taken only when a user asks for them.

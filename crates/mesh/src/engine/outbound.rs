@@ -201,11 +201,7 @@ impl Engine {
         let Some(peer) = self.peers.get(&id) else { return };
         let initiation = message.first().is_some_and(|kind| *kind == 1);
         // An initiation also tries the addresses that are likely to work: it may open the way by itself.
-        let guesses = if initiation && peer.path.route() == Route::Relay {
-            peer.path.likely()
-        } else {
-            Vec::new()
-        };
+        let guesses = if initiation { peer.path.likely() } else { Vec::new() };
         let ways = self.ways_to(id);
         if ways.is_none() && guesses.is_empty() {
             self.counters.drop_packet(DropReason::NoPath);
@@ -236,6 +232,9 @@ impl Engine {
     /// The relay that carries packets to a peer: its home, unless only another one has heard of it.
     pub(super) fn relay_of(&self, id: NodeId) -> Option<Underlay> {
         let peer = self.peers.get(&id)?;
+        if peer.node.wireguard_only {
+            return None;
+        }
         let home = peer.node.home_derp;
         let region = match (home, peer.learned_region) {
             (Some(home), Some(learned)) if !self.connected.contains(&home) => {
@@ -264,6 +263,7 @@ impl Engine {
         let pair = self
             .own_ips
             .iter()
+            .filter(|_| !peer.node.wireguard_only)
             .find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
         let Some(tunnel) = &mut peer.tunnel else { return };
         let staged = tunnel.take_staged();

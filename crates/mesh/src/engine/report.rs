@@ -27,6 +27,7 @@ impl Engine {
                     tags: peer.node.tags.clone(),
                     online: peer.node.online,
                     expired: peer.node.expired,
+                    wireguard_only: peer.node.wireguard_only,
                     path,
                     path_for_ms: peer.path_since.map(age),
                     suspect: matches!(route, Route::Both(_)),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::candidate::{Candidate, Origin, clearly_better};
 
+mod plain;
 mod probing;
 mod upkeep;
 
@@ -103,6 +104,8 @@ struct Probe {
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct PathAgent {
+    /// Nothing is asked and nothing is measured.
+    plain: bool,
     state: State,
     candidates: BTreeMap<SocketAddr, Candidate>,
     probes: BTreeMap<TxId, Probe>,
@@ -125,6 +128,7 @@ impl PathAgent {
     /// A peer reached by relay alone. `new_tx` draws transaction ids.
     pub(crate) fn new(new_tx: fn() -> TxId) -> Self {
         Self {
+            plain: false,
             state: State::Relay,
             candidates: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -163,8 +167,16 @@ impl PathAgent {
         self.candidates.get(&self.best()?)?.rtt()
     }
 
-    /// A few addresses worth a handshake message besides the relay, best guesses first.
+    /// A few addresses worth a handshake message besides the way in use, best guesses first.
     pub(crate) fn likely(&self) -> Vec<SocketAddr> {
+        let best = self.best();
+        if self.plain {
+            let others = self.candidates.keys().copied();
+            return others.filter(|addr| Some(*addr) != best).collect();
+        }
+        if best.is_some() {
+            return Vec::new();
+        }
         let mut all: Vec<_> = self
             .candidates
             .iter()
@@ -181,6 +193,9 @@ impl PathAgent {
 
     /// The addresses the coordinator knows now.
     pub(crate) fn set_netmap_endpoints(&mut self, endpoints: &[SocketAddr], now: Instant) {
+        if self.plain {
+            return self.set_plain_endpoints(endpoints);
+        }
         let best = self.best();
         self.candidates
             .retain(|addr, known| known.origin != Origin::Netmap || Some(*addr) == best || endpoints.contains(addr));
@@ -195,6 +210,9 @@ impl PathAgent {
 
     /// The peer named its addresses over the relay.
     pub(crate) fn handle_call_me_maybe(&mut self, endpoints: &[SocketAddr], now: Instant) {
+        if self.plain {
+            return;
+        }
         let best = self.best();
         self.candidates.retain(|addr, known| {
             known.origin != Origin::CallMeMaybe || Some(*addr) == best || endpoints.contains(addr)
@@ -210,6 +228,9 @@ impl PathAgent {
 
     /// A disco ping of the peer came from `from`; the engine has answered it.
     pub(crate) fn handle_ping(&mut self, from: SocketAddr, now: Instant) {
+        if self.plain {
+            return;
+        }
         self.add_candidate(from, Origin::Heard, now);
         if self.route() != Route::Direct(from) {
             self.ping(from, now, TRIGGERED_GAP);
@@ -236,6 +257,9 @@ impl PathAgent {
 
     /// A WireGuard packet to the peer goes out.
     pub(crate) fn handle_sent(&mut self, now: Instant) {
+        if self.plain {
+            return;
+        }
         let was_active = self.active(now);
         self.last_sent = Some(now);
         self.unanswered_since.get_or_insert(now);
@@ -263,6 +287,9 @@ impl PathAgent {
     /// A WireGuard packet of the peer opened; `from` is its UDP source, or nothing for the relay.
     pub(crate) fn handle_opened(&mut self, from: Option<SocketAddr>, now: Instant) {
         let Some(from) = from else { return };
+        if self.plain {
+            return self.follow(from);
+        }
         match self.state {
             State::Direct { best } if best == from => self.prove(now),
             State::Suspect { best, .. } if best == from => {
@@ -285,13 +312,16 @@ impl PathAgent {
 
     /// The kernel says that `to` cannot be reached.
     pub(crate) fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
-        if self.best() == Some(to) && matches!(self.state, State::Direct { .. }) {
+        if !self.plain && self.best() == Some(to) && matches!(self.state, State::Direct { .. }) {
             self.suspect(now);
         }
     }
 
     /// The peer has a new disco key, a session has come up, or our own addresses changed: ask everything anew.
     pub(crate) fn restart_discovery(&mut self, now: Instant) {
+        if self.plain {
+            return;
+        }
         self.probes.clear();
         for known in self.candidates.values_mut() {
             known.last_ping = None;
@@ -309,6 +339,9 @@ impl PathAgent {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.plain {
+            return;
+        }
         self.probes
             .retain(|_, probe| now.saturating_duration_since(probe.sent) < PROBE_LIFETIME);
         let best = self.best();
@@ -335,6 +368,7 @@ impl PathAgent {
     /// When [`Self::handle_timeout`] is wanted next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
+            State::Direct { .. } if self.plain => None,
             State::Relay => self.discovery.map(|(at, _)| at),
             State::Direct { best } => {
                 let owed = self.answer_deadline(best);

@@ -144,12 +144,21 @@ fn peer_row(peer: &sandd_mesh::PeerStatus) -> Vec<String> {
         peer.name.clone(),
         peer.addresses.first().map(ToString::to_string).unwrap_or_default(),
         online.to_owned(),
-        peer.path.to_string(),
+        path_text(peer),
         since,
         peer.rtt_ms.map(|ms| format!("{ms:.1}ms")).unwrap_or_default(),
         size(peer.tx_bytes),
         size(peer.rx_bytes),
     ]
+}
+
+/// A plain WireGuard peer has an address in use, and nothing that probes it.
+fn path_text(peer: &sandd_mesh::PeerStatus) -> String {
+    match peer.path {
+        sandd_mesh::PeerPath::Direct(addr) if peer.wireguard_only => format!("wireguard-only {addr}"),
+        _ if peer.wireguard_only => "wireguard-only, has not called yet".to_owned(),
+        path => path.to_string(),
+    }
 }
 
 fn size(bytes: u64) -> String {
