@@ -66,7 +66,9 @@ pub(crate) fn manifests(root: &Path) -> Result<Vec<String>> {
             .is_some_and(|rest| rest.trim_start().starts_with("workspace = true"));
         let name = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
         let denies = name == Path::new(OWN_LINTS) && text.contains("unsafe_code = \"deny\"");
-        if !inherits && !denies {
+        // Forks keep upstream's style, but bring no `unsafe`.
+        let fork = name.starts_with("vendor") && text.contains("unsafe_code = \"forbid\"");
+        if !inherits && !denies && !fork {
             let name = name.display();
             offences.push(format!("{name}: needs `[lints] workspace = true`"));
         }
