@@ -1,8 +1,8 @@
 //! [`DerpPool`]: connections to relays, one task for each region in use.
 //!
 //! ```text
-//! driver ── send ──▶ SendQueue (bounded, oldest dropped) ──▶ region task ──▶ relay
-//! driver ◀── DerpEvent (bounded, packets dropped) ◀── region task ◀── relay
+//! driver ── runs ──▶ SendQueue (bounded, oldest dropped) ──▶ region task ──▶ relay
+//! driver ◀── DerpEvent, runs (bounded, packets dropped) ◀── region task ◀── relay
 //! ```
 //!
 //! A region is connected when it is the home or something is sent there; the home stays, others close after a quiet
@@ -14,6 +14,7 @@ mod backoff;
 mod connect;
 mod connection;
 mod error;
+mod inbox;
 mod limit;
 mod queue;
 mod region;
@@ -24,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use sandd_control_client::ControlUrl;
 use sandd_control_client::dial::Dialer;
 use sandd_control_client::keys::{NodePrivateKey, NodePublicKey};
@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::derp::PeerGoneReason;
+pub use inbox::RelayPackets;
 use region::{Link, RegionTask, Shared};
 
 /// Slots of the event channel that packets leave free, so that news about connections always find room.
@@ -54,14 +55,14 @@ pub enum DerpEvent {
         /// What happened, in words.
         error: String,
     },
-    /// A packet. The relay vouches for `src` with its word alone.
-    Packet {
+    /// Packets of one sender. The relay vouches for `src` with its word alone.
+    Packets {
         /// Where.
         region: RegionId,
         /// Who sent it, as the relay says.
         src: NodePublicKey,
-        /// The packet.
-        data: BytesMut,
+        /// The packets, in order.
+        packets: RelayPackets,
     },
     /// A peer cannot be reached there.
     PeerGone {
@@ -167,7 +168,14 @@ impl DerpPool {
     /// Queues a packet for a peer, connecting first if need be. False when there is no such relay or the packet is too
     /// long for one; true does not mean that it will arrive.
     pub fn send(&mut self, region: RegionId, dst: &NodePublicKey, packet: &[u8]) -> bool {
-        self.ensure(region).is_some_and(|shared| shared.queue.push(dst, packet))
+        self.send_slots(region, dst, packet, packet.len()) == 1
+    }
+
+    /// Queues packets of `stride` bytes each for a peer, the last may be shorter, as [`Self::send`] does for one: never
+    /// waiting, whatever the relay does. How many the queue took.
+    pub fn send_slots(&mut self, region: RegionId, dst: &NodePublicKey, packets: &[u8], stride: usize) -> usize {
+        self.ensure(region)
+            .map_or(0, |shared| shared.queue.push(dst, packets, stride))
     }
 
     /// True while the relay of this region has us logged in.

@@ -292,10 +292,14 @@ impl Driver {
 
     fn handle_derp_event(&mut self, event: DerpEvent, now: Instant) {
         match event {
-            DerpEvent::Packet { region, src, mut data } => {
-                let stride = data.len().max(1);
+            DerpEvent::Packets {
+                region,
+                src,
+                mut packets,
+            } => {
+                let stride = packets.stride();
                 self.engine
-                    .handle_derp(region, src, &mut data, stride, now, &mut self.device);
+                    .handle_derp(region, src, packets.bytes_mut(), stride, now, &mut self.device);
             }
             DerpEvent::PeerGone { region, key, .. } => self.engine.handle_peer_gone(region, &key),
             DerpEvent::Connected { region } => {
@@ -412,9 +416,7 @@ fn send(engine: &mut Engine, udp: &mut UdpSockets, derp: &mut DerpPool, unsent: 
                 }),
             },
             Underlay::Derp { region, key } => {
-                for datagram in batch.contents().chunks(batch.stride()) {
-                    let _ = derp.send(region, &key, datagram);
-                }
+                derp.send_slots(region, &key, batch.contents(), batch.stride());
             }
         }
         queue.pop();

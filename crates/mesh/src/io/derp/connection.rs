@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::error::RelayError;
+use super::inbox::{Inbox, RelayPackets};
 use super::limit::TokenBucket;
 use super::region::{Shared, Sink};
 use super::{DerpEvent, RESERVED_EVENTS};
@@ -29,7 +30,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(60);
 const ADMISSION: Duration = Duration::from_secs(10);
 /// A proxy that waits for an answer to HTTP would stall a fast start.
 const FAST_ADMISSION: Duration = Duration::from_secs(1);
-const READ_ROOM: usize = 16 << 10;
+const READ_ROOM: usize = 64 << 10;
 /// Bytes on their way into the socket at most.
 const WRITE_ROOM: usize = 64 << 10;
 
@@ -54,6 +55,7 @@ pub(super) struct Connection {
     reader: ReadHalf<Box<dyn Transport>>,
     writer: WriteHalf<Box<dyn Transport>>,
     decoder: FrameDecoder,
+    inbox: Inbox,
     out: BytesMut,
     unflushed: bool,
     login: ClientLogin,
@@ -77,6 +79,7 @@ impl Connection {
             reader,
             writer,
             decoder: FrameDecoder::client(),
+            inbox: Inbox::default(),
             out: BytesMut::new(),
             unflushed: false,
             login,
@@ -106,7 +109,7 @@ impl Connection {
             if let Some(raw) = self.decoder.next_frame()? {
                 break raw;
             }
-            self.decoder.buffer().reserve(READ_ROOM);
+            reserve(self.decoder.buffer());
             if self.reader.read_buf(self.decoder.buffer()).await? == 0 {
                 return Err(RelayError::Closed);
             }
@@ -140,10 +143,8 @@ impl Connection {
     /// All state is kept in `self`; the next call goes on.
     pub(super) async fn drive(&mut self, shared: &Shared, sink: &Sink, carries: bool) -> Result<Step, RelayError> {
         loop {
-            while let Some(raw) = self.decoder.next_frame()? {
-                if let Some(step) = self.handle(raw, sink)? {
-                    return Ok(step);
-                }
+            if let Some(step) = self.take_received(sink)? {
+                return Ok(step);
             }
             if let Some(step) = self.handle_timers(shared, Instant::now())? {
                 return Ok(step);
@@ -151,7 +152,7 @@ impl Connection {
             if carries && self.take_queued(shared, Instant::now()) {
                 self.last_packet_out = Instant::now();
             }
-            self.decoder.buffer().reserve(READ_ROOM);
+            reserve(self.decoder.buffer());
             let deadline = self.deadline(shared);
             let pending = !self.out.is_empty() || self.unflushed;
             let has_room = carries && self.out.len() < WRITE_ROOM;
@@ -175,25 +176,37 @@ impl Connection {
         }
     }
 
+    /// Goes through the frames that are whole; what is a packet goes on in runs.
+    fn take_received(&mut self, sink: &Sink) -> Result<Option<Step>, RelayError> {
+        let mut outcome = Ok(None);
+        while let Some(raw) = self.decoder.next_frame()? {
+            outcome = self.handle(&raw, sink);
+            if !matches!(outcome, Ok(None)) {
+                break;
+            }
+        }
+        if let Some(run) = self.inbox.take() {
+            deliver_run(sink, run);
+        }
+        outcome
+    }
+
     fn take_queued(&mut self, shared: &Shared, now: Instant) -> bool {
         let Self { out, limit, .. } = self;
         let mut admits = |bytes| limit.as_mut().is_none_or(|bucket| bucket.take(bytes, now));
         shared.queue.drain(out, WRITE_ROOM, &mut admits)
     }
 
-    fn handle(&mut self, raw: RawFrame, sink: &Sink) -> Result<Option<Step>, RelayError> {
+    fn handle(&mut self, raw: &RawFrame, sink: &Sink) -> Result<Option<Step>, RelayError> {
         let Some(frame) = raw.parse()? else { return Ok(None) };
         match frame {
-            Frame::RecvPacket { src, .. } => {
-                let data = raw.into_tail(32);
-                deliver(
-                    sink,
-                    DerpEvent::Packet {
-                        region: sink.region,
-                        src,
-                        data,
-                    },
-                );
+            Frame::RecvPacket { .. } if self.inbox.is_full() => {
+                sink.drops.received.fetch_add(1, Ordering::Relaxed);
+            }
+            Frame::RecvPacket { src, packet } => {
+                if let Some(run) = self.inbox.push(src, packet) {
+                    deliver_run(sink, run);
+                }
             }
             Frame::ServerInfo { sealed } if self.admitted.is_none() => {
                 let now = Instant::now();
@@ -207,14 +220,16 @@ impl Connection {
             }
             Frame::Ping(data) if self.out.len() < WRITE_ROOM => Frame::Pong(data).append_to(&mut self.out),
             Frame::PeerGone { key, reason } => {
-                deliver(
-                    sink,
-                    DerpEvent::PeerGone {
-                        region: sink.region,
-                        key,
-                        reason,
-                    },
-                );
+                // What it sent before comes before.
+                if let Some(run) = self.inbox.take() {
+                    deliver_run(sink, run);
+                }
+                let gone = DerpEvent::PeerGone {
+                    region: sink.region,
+                    key,
+                    reason,
+                };
+                deliver(sink, gone, 1);
             }
             Frame::Health { problem } if !problem.is_empty() => {
                 let problem = String::from_utf8_lossy(&problem[..problem.len().min(200)]).into_owned();
@@ -311,15 +326,27 @@ async fn write_some(writer: &mut WriteHalf<Box<dyn Transport>>, out: &mut BytesM
     Ok(false)
 }
 
-fn deliver(sink: &Sink, event: DerpEvent) {
-    if sink.events.capacity() <= RESERVED_EVENTS {
-        sink.drops.received.fetch_add(1, Ordering::Relaxed);
-        return;
+/// Room for the next read. Reading on in a buffer that is nearly full would cost a call for every few bytes.
+fn reserve(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() < READ_ROOM / 4 {
+        buffer.reserve(READ_ROOM);
     }
-    match sink.events.try_send(event) {
-        Ok(()) | Err(TrySendError::Closed(_)) => {}
-        Err(TrySendError::Full(_)) => {
-            sink.drops.received.fetch_add(1, Ordering::Relaxed);
-        }
+}
+
+fn deliver_run(sink: &Sink, (src, packets): (NodePublicKey, RelayPackets)) {
+    let count = packets.count() as u64;
+    let event = DerpEvent::Packets {
+        region: sink.region,
+        src,
+        packets,
+    };
+    deliver(sink, event, count);
+}
+
+/// Hands on an event that stands for so many packets, if there is room.
+fn deliver(sink: &Sink, event: DerpEvent, packets: u64) {
+    let room = sink.events.capacity() > RESERVED_EVENTS;
+    if !room || matches!(sink.events.try_send(event), Err(TrySendError::Full(_))) {
+        sink.drops.received.fetch_add(packets, Ordering::Relaxed);
     }
 }

@@ -225,15 +225,15 @@ async fn what_was_sent_before_the_connection_arrives_behind_the_login() {
         })
         .await;
     let packet = event(&mut events).await;
-    let DerpEvent::Packet {
+    let DerpEvent::Packets {
         region: REGION,
         src,
-        data,
+        packets,
     } = packet
     else {
         panic!("{packet:?}")
     };
-    assert_eq!((src, &data[..]), (peer(), &b"hello"[..]));
+    assert_eq!((src, packets.bytes(), packets.count()), (peer(), &b"hello"[..], 1));
     assert!(matches!(
         event(&mut events).await,
         DerpEvent::PeerGone {
@@ -328,7 +328,8 @@ async fn a_driver_that_does_not_listen_does_not_stop_the_reading() {
     // The ping behind it all is answered although nobody took a packet.
     client.send(Frame::Ping([1; 8])).await;
     client.expect(Frame::Pong([1; 8])).await;
-    assert!(pool.drops().received >= 1_990, "{:?}", pool.drops());
+    // A megabyte may wait, in however many events there is room for.
+    assert!(pool.drops().received >= 1_000, "{:?}", pool.drops());
     assert!(matches!(event(&mut events).await, DerpEvent::Connected { .. }));
 }
 
@@ -377,7 +378,7 @@ async fn an_answered_probe_changes_nothing() {
                 packet: b"x",
             })
             .await;
-        assert!(matches!(event(&mut events).await, DerpEvent::Packet { .. }));
+        assert!(matches!(event(&mut events).await, DerpEvent::Packets { .. }));
     }
 }
 
@@ -449,4 +450,66 @@ async fn another_map_moves_the_home() {
     assert!(client.next().await.is_none());
     new.accept_and_admit().await;
     assert!(matches!(event(&mut events).await, DerpEvent::Connected { .. }));
+}
+
+/// Whoever sends direct datagrams on the same thread must not notice a relay that takes nothing.
+#[tokio::test]
+async fn a_relay_that_takes_nothing_holds_up_nobody() {
+    let (stuck, other) = (Relay::start().await, Relay::start().await);
+    let (mut pool, mut events) = stuck.pool(64);
+    let second = RegionId(901);
+    let mut map = DerpMap::clone(&stuck.map());
+    map.regions.insert(
+        second,
+        Arc::new(DerpRegion {
+            id: second,
+            nodes: vec![node("127.0.0.1", other.addr().port())],
+            ..DerpRegion::clone(&map.regions[&REGION])
+        }),
+    );
+    pool.set_map(Arc::new(map));
+    pool.set_home(Some(REGION));
+    let client = stuck.accept_and_admit().await;
+    assert!(matches!(event(&mut events).await, DerpEvent::Connected { .. }));
+    // More than all buffers on the way hold. The call is no future: it has nothing to wait with.
+    let run = vec![4u8; 45 * 1_400];
+    let sent = 45 * 1_000u64;
+    for _ in 0..1_000 {
+        assert_eq!(pool.send_slots(REGION, &peer(), &run, 1_400), 45);
+        tokio::task::yield_now().await;
+    }
+    let dropped = pool.drops().sent;
+    assert!(dropped > sent / 2 && dropped < sent, "{dropped} of {sent}");
+    pool.control = ControlUrl::parse(&format!("http://{}", other.addr())).unwrap();
+    assert_eq!(pool.send_slots(second, &peer(), b"onetwo3", 3), 3);
+    let mut reached = other.accept_and_admit().await;
+    reached.expect(Frame::NotePreferred { home: false }).await;
+    for packet in [&b"one"[..], b"two", b"3"] {
+        reached.expect(Frame::SendPacket { dst: peer(), packet }).await;
+    }
+    drop(client);
+}
+
+#[tokio::test]
+async fn what_came_with_one_read_goes_on_in_runs() {
+    let relay = Relay::start().await;
+    let (mut pool, mut events) = relay.pool(64);
+    pool.set_home(Some(REGION));
+    let mut client = relay.accept_and_admit().await;
+    assert!(matches!(event(&mut events).await, DerpEvent::Connected { .. }));
+    let other = NodePublicKey::from_bytes([8; 32]);
+    let mut burst = BytesMut::new();
+    for (src, size) in [(peer(), 500), (peer(), 500), (peer(), 20), (other, 500), (peer(), 40)] {
+        let packet = vec![4; size];
+        Frame::RecvPacket { src, packet: &packet }.append_to(&mut burst);
+    }
+    client.stream.write_all(&burst).await.unwrap();
+    let mut runs = Vec::new();
+    while runs.iter().map(|(_, count, _)| count).sum::<usize>() < 5 {
+        let DerpEvent::Packets { src, packets, .. } = event(&mut events).await else {
+            panic!("a run")
+        };
+        runs.push((src, packets.count(), packets.stride()));
+    }
+    assert_eq!(runs, [(peer(), 3, 500), (other, 1, 500), (peer(), 1, 40)]);
 }

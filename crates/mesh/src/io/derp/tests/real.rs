@@ -81,7 +81,7 @@ async fn connected(events: &mut mpsc::Receiver<DerpEvent>) {
     loop {
         match event(events).await {
             DerpEvent::Connected { .. } => return,
-            DerpEvent::Disconnected { .. } | DerpEvent::Packet { .. } | DerpEvent::PeerGone { .. } => {}
+            DerpEvent::Disconnected { .. } | DerpEvent::Packets { .. } | DerpEvent::PeerGone { .. } => {}
         }
     }
 }
@@ -117,13 +117,13 @@ async fn packets_cross_the_real_relay_and_its_restart() {
             let packet = round.to_be_bytes().repeat(300);
             assert!(a.send(REGION, &b_key, &packet));
             let got = event(&mut b_events).await;
-            let DerpEvent::Packet { src, data, .. } = got else {
+            let DerpEvent::Packets { src, packets, .. } = got else {
                 panic!("{got:?}")
             };
-            assert_eq!((src, &data[..]), (a_key, &packet[..]));
+            assert_eq!((src, packets.bytes()), (a_key, &packet[..]));
             assert!(b.send(REGION, &a_key, &packet));
             let got = event(&mut a_events).await;
-            assert!(matches!(got, DerpEvent::Packet { src, .. } if src == b_key), "{got:?}");
+            assert!(matches!(got, DerpEvent::Packets { src, .. } if src == b_key), "{got:?}");
         }
         if restarts == 0 {
             let port = derper.port;
