@@ -44,6 +44,7 @@ fn paths_between(lab: &Lab, left: NatKind, right: NatKind) -> Result<((Tailscale
     let options = TailscaledOptions {
         device: Device::Tun,
         accept_dns: false,
+        mtu: None,
     };
     let node_b = Tailscaled::join(&b, &options, headscale.url(), &key)?;
     let node_a = Tailscaled::join(&a, &options, headscale.url(), &key)?;

@@ -38,6 +38,7 @@ fn a_program_and_a_tailscaled_without_interfaces_exchange_streams() {
         let userspace = TailscaledOptions {
             device: Device::Userspace,
             accept_dns: false,
+            mtu: None,
         };
         let theirs = Tailscaled::join(&b, &userspace, headscale.url(), &key)?;
         let options = MeshPeerOptions::new(headscale.url(), &key);

@@ -113,6 +113,7 @@ fn with_a_tailscaled_that_has_no_interface() {
         let options = TailscaledOptions {
             device: Device::Userspace,
             accept_dns: false,
+            mtu: None,
         };
         let mixed = Mixed::join(&headscale, &a, &b, &options)?;
         mixed.ping_both_ways()?;
@@ -139,6 +140,7 @@ fn tailscaled_resolves_our_name() {
         let options = TailscaledOptions {
             device: Device::Tun,
             accept_dns: true,
+            mtu: None,
         };
         let mixed = Mixed::join(&headscale, &a, &b, &options)?;
         eventually("our name at tailscaled's resolver", Duration::from_secs(10), || {

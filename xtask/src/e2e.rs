@@ -74,11 +74,11 @@ pub(crate) fn measure(arguments: &[String]) -> Result<()> {
     )
 }
 
-fn sandd(profile: &str) -> Result<PathBuf> {
+pub(crate) fn sandd(profile: &str) -> Result<PathBuf> {
     Ok(tree::target_directory()?.join(profile).join("sandd"))
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("{command:?} did not start"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())

@@ -1,10 +1,12 @@
 //! The task runner: `cargo xtask <verb>`. It needs nothing but cargo.
 
 mod arch;
+mod bench;
 mod ci;
 mod e2e;
 mod notices;
 mod peers;
+mod rivals;
 mod setup;
 mod step;
 mod tree;
@@ -20,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask <verb>
   peers                builds Headscale and Tailscale's programs into the cache, when missing or of another version
   e2e [FILTER]         builds sandd and runs the end-to-end stories (root, namespaces)
   lab-measure [ARG]..  the figures: start, direct path, idle cost (root, namespaces); --help lists its arguments
+  bench throughput [ARG]..  speed against wireguard-go, tailscaled, gotatun, boringtun and tsnet (root, namespaces); --help
   notices [--check]    writes THIRD-PARTY-NOTICES.md, or checks it and the licences of all dependencies";
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn dispatch() -> Result<()> {
         "peers" => peers::build_missing(),
         "e2e" => e2e::stories(rest),
         "lab-measure" => e2e::measure(rest),
+        "bench" => bench::run(rest),
         "notices" => notices::run(rest.iter().any(|argument| argument == "--check")),
         _ => bail!("unknown verb {verb}\n{USAGE}"),
     }

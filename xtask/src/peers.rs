@@ -14,23 +14,27 @@ use serde_json::Value;
 
 use crate::{setup, step::say};
 
-/// A module, its version, and the programs that we need of it.
-struct Peer {
-    module: &'static str,
-    version: &'static str,
-    programs: &'static [&'static str],
+/// A Go module, its version, and the programs that we need of it, each with the package that it is made of.
+pub(crate) struct Peer {
+    pub(crate) module: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) programs: &'static [(&'static str, &'static str)],
 }
 
 const PEERS: [Peer; 2] = [
     Peer {
         module: "github.com/juanfont/headscale",
         version: "v0.29.2",
-        programs: &["headscale"],
+        programs: &[("headscale", "./cmd/headscale")],
     },
     Peer {
         module: "tailscale.com",
         version: "v1.102.5",
-        programs: &["tailscaled", "tailscale", "derper"],
+        programs: &[
+            ("tailscaled", "./cmd/tailscaled"),
+            ("tailscale", "./cmd/tailscale"),
+            ("derper", "./cmd/derper"),
+        ],
     },
 ];
 
@@ -53,28 +57,37 @@ pub(crate) fn build_missing() -> Result<()> {
     // Two runs at once would build everything twice.
     let lock = File::create(directory.join(".lock"))?;
     lock.lock()?;
-    for peer in &PEERS {
-        if peer.is_there(&directory) {
-            say(&format!(
-                "{} {} is in {}",
-                peer.programs.join(", "),
-                peer.version,
-                directory.display()
-            ));
-        } else {
-            peer.build(&directory)
-                .with_context(|| format!("{} {} could not be built", peer.module, peer.version))?;
-        }
-    }
-    Ok(())
+    PEERS.iter().try_for_each(|peer| peer.build_if_missing(&directory))
+}
+
+/// Whether `program` is there in that version.
+pub(crate) fn is_stamped(directory: &Path, program: &str, version: &str) -> bool {
+    directory.join(program).exists()
+        && fs::read_to_string(stamp(directory, program)).is_ok_and(|stamp| stamp.trim() == version)
+}
+
+/// Puts a program that was built into its place, with its stamp.
+pub(crate) fn finish(built: &Path, directory: &Path, program: &str, version: &str) -> Result<()> {
+    let _ = fs::remove_file(stamp(directory, program));
+    fs::rename(built, directory.join(program))?;
+    Ok(fs::write(stamp(directory, program), version)?)
 }
 
 impl Peer {
-    fn is_there(&self, directory: &Path) -> bool {
-        self.programs.iter().all(|program| {
-            directory.join(program).exists()
-                && fs::read_to_string(stamp(directory, program)).is_ok_and(|version| version.trim() == self.version)
-        })
+    pub(crate) fn build_if_missing(&self, directory: &Path) -> Result<()> {
+        let programs = || self.programs.iter().map(|(program, _)| *program);
+        if programs().all(|program| is_stamped(directory, program, self.version)) {
+            let names: Vec<&str> = programs().collect();
+            say(&format!(
+                "{} {} is in {}",
+                names.join(", "),
+                self.version,
+                directory.display()
+            ));
+            return Ok(());
+        }
+        self.build(directory)
+            .with_context(|| format!("{} {} could not be built", self.module, self.version))
     }
 
     fn build(&self, directory: &Path) -> Result<()> {
@@ -99,7 +112,7 @@ impl Peer {
             .context("go mod download named no directory")?;
         let unfinished = directory.join("unfinished");
         fs::create_dir_all(&unfinished)?;
-        for program in self.programs {
+        for (program, package) in self.programs {
             run(setup::go()?
                 .arg("build")
                 .arg("-trimpath")
@@ -112,12 +125,10 @@ impl Peer {
                 ])
                 .arg("-o")
                 .arg(unfinished.join(program))
-                .arg(format!("./cmd/{program}"))
+                .arg(package)
                 .env("CGO_ENABLED", "0")
                 .current_dir(source))?;
-            let _ = fs::remove_file(stamp(directory, program));
-            fs::rename(unfinished.join(program), directory.join(program))?;
-            fs::write(stamp(directory, program), self.version)?;
+            finish(&unfinished.join(program), directory, program, self.version)?;
         }
         Ok(())
     }

@@ -10,13 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use crate::step::say;
 
 /// A program and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("socat", "socat"),
+    ("iperf3", "iperf3"),
     ("cc", "gcc"),
 ];
 
@@ -62,7 +63,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
         .stdout(Stdio::null())
         .status()
         .context(
-            "apt-get did not start; install by hand: iproute2 nftables conntrack iputils-ping tcpdump socat gcc",
+            "apt-get did not start; install by hand: iproute2 nftables conntrack iputils-ping tcpdump socat iperf3 gcc",
         )?;
     if !status.success() {
         bail!("apt-get {}: {status}", arguments.join(" "));

@@ -22,7 +22,8 @@ use super::{
 const START: Duration = Duration::from_secs(30);
 
 /// Where `cargo xtask peers` put Headscale and Tailscale's programs.
-pub(crate) fn peers_directory() -> PathBuf {
+#[must_use]
+pub fn peers_directory() -> PathBuf {
     if let Some(directory) = std::env::var_os("SANDD_PEERS_DIR") {
         return directory.into();
     }
@@ -119,6 +120,11 @@ impl<'lab> Headscale<'lab> {
             headscale.set_policy(policy)?;
         }
         Ok(headscale)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        self.process.as_ref().map(Process::pid).context("it does not run")
     }
 
     /// What nodes name as `--tunnel-server`.

@@ -29,7 +29,8 @@ pub fn sandd_binary() -> PathBuf {
 }
 
 /// A program that cargo built where this one lies: tests are in `deps/`, programs beside it.
-pub(crate) fn built_beside(name: &str) -> PathBuf {
+#[must_use]
+pub fn built_beside(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     let directory = here.parent().unwrap_or(Path::new("."));
     let directory = if directory.ends_with("deps") {

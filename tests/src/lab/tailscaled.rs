@@ -43,6 +43,8 @@ pub struct TailscaledOptions {
     pub device: Device,
     /// Whether it takes over name resolution, which its MagicDNS needs.
     pub accept_dns: bool,
+    /// The packet size of its interface, when not its own choice.
+    pub mtu: Option<u16>,
 }
 
 impl Default for TailscaledOptions {
@@ -50,6 +52,7 @@ impl Default for TailscaledOptions {
         Self {
             device: Device::Tun,
             accept_dns: false,
+            mtu: None,
         }
     }
 }
@@ -71,11 +74,13 @@ impl<'lab> Tailscaled<'lab> {
     pub fn spawn(host: &'lab Host, options: &TailscaledOptions) -> Result<Self> {
         let directory = host.directory().join(format!("tailscaled-{}", host.name()));
         fs::create_dir_all(&directory)?;
+        let mtu = options.mtu.map(|mtu| ("TS_DEBUG_MTU", mtu.to_string()));
         let process = Process::start(
             &format!("tailscaled-{}", host.name()),
             host.directory(),
             host.command(peers_directory().join("tailscaled"))
                 .env("TS_NO_LOGS_NO_SUPPORT", "true")
+                .envs(mtu)
                 .arg(format!("--state={}", directory.join("state").display()))
                 .arg(format!("--statedir={}", directory.display()))
                 .arg(format!("--socket={}", directory.join("ts.sock").display()))

@@ -51,6 +51,7 @@ impl Contestant {
                     &TailscaledOptions {
                         device,
                         accept_dns: false,
+                        mtu: None,
                     },
                 )?;
                 if let Some(key) = key {
