@@ -10,5 +10,8 @@ pub mod split;
 pub mod tsmp;
 pub mod vnet;
 
+#[cfg(test)]
+mod reference;
+
 pub use batch::PacketBatch;
 pub use buffer::PacketBuf;
