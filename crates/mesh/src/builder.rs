@@ -22,8 +22,10 @@ use crate::netstack::{SharedStack, StackConfig};
 
 /// Port of stock clients, so that firewall rules written for them fit.
 pub const DEFAULT_PORT: u16 = 41_641;
-/// Inner packet size that passes every path (docs/PROTOCOLS.md).
-pub const DEFAULT_MTU: usize = 1_280;
+/// Largest packet on the mesh unless [`MeshBuilder::mtu`] says otherwise: what fits plain Ethernet over either family.
+pub const DEFAULT_MTU: usize = 1_420;
+/// The range of [`MeshBuilder::mtu`].
+const MTU_RANGE: std::ops::RangeInclusive<usize> = 1_280..=8_900;
 const COMMANDS: usize = 64;
 const DERP_EVENTS: usize = 1_024;
 const EVENTS: usize = 256;
@@ -37,6 +39,7 @@ pub struct MeshBuilder {
     ephemeral: bool,
     ca_file: Option<PathBuf>,
     port: u16,
+    mtu: usize,
     #[cfg(feature = "tun")]
     tun: Option<String>,
     accept_new_control_key: bool,
@@ -50,6 +53,7 @@ impl Default for MeshBuilder {
             ephemeral: false,
             ca_file: None,
             port: DEFAULT_PORT,
+            mtu: DEFAULT_MTU,
             #[cfg(feature = "tun")]
             tun: None,
             accept_new_control_key: false,
@@ -85,6 +89,13 @@ impl MeshBuilder {
     /// UDP port to try first; any free one is taken when it is in use.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// Largest packet on the mesh in bytes, 1280 to 8900; other values are brought into this range. The path to a peer
+    /// starts with 1280, and is raised up to here as far as it proves to carry.
+    pub fn mtu(mut self, bytes: usize) -> Self {
+        self.mtu = bytes.clamp(*MTU_RANGE.start(), *MTU_RANGE.end());
         self
     }
 
@@ -169,7 +180,7 @@ impl MeshBuilder {
             control: control.clone(),
         };
         let driver = Driver {
-            engine: Engine::new(&control.node_key(), disco_key, DEFAULT_MTU),
+            engine: Engine::new(&control.node_key(), disco_key, self.mtu),
             udp,
             device,
             derp,
@@ -197,14 +208,17 @@ impl MeshBuilder {
         if let Some(name) = &self.tun {
             let config = crate::io::tun::TunConfig {
                 name: name.clone(),
-                mtu: DEFAULT_MTU,
+                mtu: self.mtu,
             };
             let tun = crate::io::tun::TunDevice::open(&config).map_err(JoinError::Tun)?;
             return Ok((Device::tun(tun), Sockets::Kernel));
         }
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
-        let stack = SharedStack::new(StackConfig::new(DEFAULT_MTU), Arc::new(move || waker.notify_one()));
+        let stack = SharedStack::new(
+            StackConfig::new(crate::path::mtu::BASE),
+            Arc::new(move || waker.notify_one()),
+        );
         Ok((Device::userspace(stack.clone(), wake), Sockets::Userspace(stack)))
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct TunnelArgs {
     /// UDP port to try first; any free one when it is taken
     #[arg(long, value_name = "PORT", default_value_t = sandd_mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     tunnel_port: u16,
+    /// Largest packet on the mesh; paths start with 1280 and are raised as far as they prove to carry
+    #[arg(long, value_name = "BYTES", default_value_t = u16::try_from(sandd_mesh::DEFAULT_MTU).unwrap_or(u16::MAX), value_parser = clap::value_parser!(u16).range(1280..=8900))]
+    tunnel_mtu: u16,
     /// Keep no state and be forgotten after the end; a key is needed at each start
     #[arg(long)]
     tunnel_ephemeral: bool,
@@ -157,7 +160,10 @@ impl TunnelArgs {
         if server.is_plain_http() && !is_loopback {
             warn!(%server, "the coordinator is spoken to over plain http; its key is remembered all the same");
         }
-        let mut builder = Mesh::builder().ephemeral(self.tunnel_ephemeral).port(self.tunnel_port);
+        let mut builder = Mesh::builder()
+            .ephemeral(self.tunnel_ephemeral)
+            .port(self.tunnel_port)
+            .mtu(self.tunnel_mtu.into());
         builder = builder.accept_new_control_key(self.accept_new_control_key);
         if let Some(name) = self.tunnel_hostname.as_deref().or(default_name) {
             builder = builder.hostname(name);
