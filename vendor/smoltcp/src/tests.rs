@@ -177,6 +177,7 @@ pub(crate) mod segmentation_offload {
                 segmentation: SegmentationCapabilities {
                     tcpv4: Some(MAX_SEGMENTABLE_SIZE.try_into().unwrap()),
                     tcpv6: Some(MAX_SEGMENTABLE_SIZE.try_into().unwrap()),
+                    max_segments: None,
                 },
             }
         }

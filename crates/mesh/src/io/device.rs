@@ -17,10 +17,8 @@ use crate::engine::Overlay;
 #[cfg(feature = "tun")]
 use crate::io::tun::TunDevice;
 use crate::netstack::SharedStack;
-#[cfg(feature = "tun")]
 use crate::packet::join::Joiner;
 use crate::packet::vnet::VnetHeader;
-use crate::packet::{PacketBatch, PacketBuf};
 
 /// Super-packets taken from the device in one turn.
 const TURN: usize = 16;
@@ -43,7 +41,7 @@ pub(crate) enum Device {
 pub(crate) struct Userspace {
     stack: SharedStack,
     wake: Arc<Notify>,
-    inbound: PacketBatch,
+    joiner: Joiner,
     deadline: Option<Instant>,
 }
 
@@ -62,7 +60,7 @@ impl Device {
         Self::Userspace(Userspace {
             stack,
             wake,
-            inbound: PacketBatch::new(),
+            joiner: Joiner::new(),
             deadline: None,
         })
     }
@@ -163,7 +161,10 @@ impl Device {
 impl Overlay for Device {
     fn deliver(&mut self, packet: &mut [u8]) {
         match self {
-            Self::Userspace(userspace) => userspace.inbound.push(PacketBuf::copied_from(packet)),
+            Self::Userspace(userspace) => {
+                let Userspace { stack, joiner, .. } = userspace;
+                joiner.push(packet, &mut |joined| receive(stack, joined));
+            }
             #[cfg(feature = "tun")]
             Self::Tun(tun) => {
                 let Tun { device, joiner, .. } = &mut **tun;
@@ -175,25 +176,36 @@ impl Overlay for Device {
 
 impl Userspace {
     fn poll(&mut self, now: Instant) {
+        let Self { stack, joiner, .. } = self;
+        joiner.flush(&mut |joined| receive(stack, joined));
         let mut stack = self.stack.lock();
-        if !self.inbound.is_empty() {
-            stack.handle_packets(std::mem::take(&mut self.inbound), now);
-        }
         stack.poll(now);
         self.deadline = stack.poll_timeout();
     }
 
     fn read(&mut self, mut handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> bool {
-        let plain = VnetHeader::default();
-        for taken in 0..TURN * 64 {
-            let Some(packet) = self.stack.lock().poll_transmit() else {
+        for taken in 0..TURN {
+            let Some((offload, packet)) = self.stack.lock().poll_transmit_super() else {
                 return taken > 0;
             };
-            if !handle(&plain, &packet) {
+            let more = handle(&offload, &packet);
+            self.stack.lock().recycle(packet);
+            if !more {
                 break;
             }
         }
         true
+    }
+}
+
+/// A joined packet's checksums were verified on the way into it.
+fn receive(stack: &SharedStack, joined: &mut [u8]) {
+    if let Some((header, packet)) = joined.split_at_mut_checked(VnetHeader::LEN)
+        && let Some(header) = VnetHeader::parse(header)
+    {
+        stack
+            .lock()
+            .handle_packet(packet, header.needs_checksum(), Instant::now());
     }
 }
 

@@ -1,5 +1,6 @@
 //! [`StackConfig`]: sizes and patience of a stack.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What a stack is made from.
@@ -38,6 +39,11 @@ impl StackConfig {
             connect_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(900),
         }
+    }
+
+    /// The largest IP packet for a peer's address: where segments are cut, and what a peer is told to send.
+    pub(super) const fn mtu_for(&self, _remote: IpAddr) -> usize {
+        self.mtu
     }
 
     /// Brings every size into the range that the stack can work with.

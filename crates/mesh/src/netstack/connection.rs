@@ -18,7 +18,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use super::ingress::{FourTuple, SegmentFlags};
 use super::schedule::Place;
 use super::sequence::{Heard, SentMax};
-use super::{ListenerId, SocketError};
+use super::{ListenerId, SocketError, StackConfig};
 use crate::packet::PacketBuf;
 
 /// Names a connection of one stack; never used again.
@@ -77,11 +77,12 @@ pub(super) struct Patience {
 
 impl Connection {
     /// The buffers are zero pages until used, so an idle connection costs little.
-    pub(super) fn new(tuple: FourTuple, origin: Origin, receive: usize, send: usize) -> Self {
+    pub(super) fn new(tuple: FourTuple, origin: Origin, config: &StackConfig) -> Self {
         let mut socket = Socket::new(
-            SocketBuffer::new(vec![0_u8; receive]),
-            SocketBuffer::new(vec![0_u8; send]),
+            SocketBuffer::new(vec![0_u8; config.receive_buffer]),
+            SocketBuffer::new(vec![0_u8; config.send_buffer]),
         );
+        socket.set_path_mtu(Some(config.mtu_for(tuple.remote.ip())));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(ACK_DELAY));
         let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
@@ -118,10 +119,10 @@ impl Connection {
     }
 
     /// Brings a segment up to date; false when smoltcp must not see it.
-    pub(super) fn admit(&mut self, packet: &mut [u8], flags: SegmentFlags) -> bool {
+    pub(super) fn admit(&mut self, packet: &mut [u8], verified: bool, flags: SegmentFlags) -> bool {
         let only_fin =
             matches!(self.socket().state(), State::FinWait1 | State::Closing) && self.socket().send_queue() == 0;
-        self.heard.admit(packet, flags, only_fin)
+        self.heard.admit(packet, verified, flags, only_fin)
     }
 
     /// For tests: something is outstanding, so that smoltcp must have a timer.

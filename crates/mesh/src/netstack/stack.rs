@@ -1,6 +1,6 @@
 //! [`Stack`]: the pure machine. Its socket operations are in `tcp.rs`, `udp.rs` and `echo.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
 use super::connection::{Connection, Patience};
-use super::device::QueueDevice;
+use super::device::{Feed, QueueDevice};
 use super::echo::Echoes;
 use super::ingress::{self, FourTuple, Inbound, Kind, SegmentFlags};
 use super::listener::Listener;
@@ -20,6 +20,8 @@ use super::sequence::split_fin;
 use super::time_wait::TimeWait;
 use super::udp::Datagrams;
 use super::{ConnectionId, ListenerId, StackConfig, StackMetrics, UdpId};
+use crate::packet::split::Splitter;
+use crate::packet::vnet::VnetHeader;
 use crate::packet::{PacketBatch, PacketBuf};
 
 /// Segments that one connection may send before the next one gets its turn.
@@ -56,6 +58,8 @@ pub struct Stack {
     /// The driver was called for it, and has not polled yet.
     pub(super) driver_called: bool,
     pub(super) metrics: StackMetrics,
+    /// What a super-packet was cut into for [`poll_transmit`](Self::poll_transmit).
+    pieces: VecDeque<PacketBuf>,
 }
 
 impl std::fmt::Debug for Stack {
@@ -75,7 +79,7 @@ impl Stack {
     pub fn new(mut config: StackConfig, now: Instant) -> Self {
         config.bound();
         let clock = Clock::starting_at(now);
-        let mut device = QueueDevice::new(config.mtu);
+        let mut device = QueueDevice::new();
         let seed = u128::from_le_bytes(config.seed);
         let mut inner = Config::new(HardwareAddress::Ip);
         inner.random_seed = seed as u64;
@@ -106,6 +110,7 @@ impl Stack {
             driver_due: false,
             driver_called: false,
             metrics: StackMetrics::default(),
+            pieces: VecDeque::new(),
         }
     }
 
@@ -149,11 +154,17 @@ impl Stack {
 
     /// Takes packets from the engine, in order. Answers are queued for [`poll_transmit`](Self::poll_transmit).
     pub fn handle_packets(&mut self, packets: PacketBatch, now: Instant) {
-        self.advance(now);
-        for packet in packets {
-            self.metrics.packets_in += 1;
-            self.handle_packet(packet, false);
+        for mut packet in packets {
+            self.handle_packet(&mut packet, false, now);
         }
+    }
+
+    /// Takes one packet, which may be a super-packet of up to 64 KiB. `verified`: its transport checksum was looked at
+    /// before, and the field need not be right any more.
+    pub fn handle_packet(&mut self, packet: &mut [u8], verified: bool, now: Instant) {
+        self.advance(now);
+        self.metrics.packets_in += 1;
+        self.receive(packet, verified, false);
     }
 
     /// Does all that is due: timers, and what the owners of sockets asked for since the last poll.
@@ -180,19 +191,48 @@ impl Stack {
             }
         }
         for _ in 0..LOOPED_PER_POLL {
-            let Some(packet) = self.device.pop_looped() else { break };
-            self.handle_packet(packet, true);
+            let Some(mut packet) = self.device.pop_looped() else {
+                break;
+            };
+            self.receive(&mut packet, true, true);
+            self.device.recycle(packet);
         }
     }
 
-    /// The next packet for the engine.
+    /// The next packet for the engine, cut to the MTU and finished.
     pub fn poll_transmit(&mut self) -> Option<PacketBuf> {
-        let packet = self.device.pop_transmit()?;
+        while self.pieces.is_empty() {
+            let (offload, packet) = self.poll_transmit_super()?;
+            if offload.gso_size == 0 {
+                return Some(packet);
+            }
+            // What the stack makes can be split; were it not so, the peer would ask for it again.
+            if let Ok(splitter) = Splitter::new(&offload, &packet) {
+                for index in 0..splitter.count() {
+                    let mut piece = self.device.buffer(splitter.len_of(index));
+                    splitter.write(index, &mut piece);
+                    self.pieces.push_back(piece);
+                }
+            }
+            self.device.recycle(packet);
+        }
+        self.pieces.pop_front()
+    }
+
+    /// The next packet for the engine, with what is left to be done to it: to cut it into segments and to compute their
+    /// checksums. Give the buffer back by [`recycle`](Self::recycle).
+    pub fn poll_transmit_super(&mut self) -> Option<(VnetHeader, PacketBuf)> {
+        let outgoing = self.device.pop_transmit()?;
         self.metrics.packets_out += 1;
         if !self.room_waiters.is_empty() && self.device.is_roomy() {
             self.wakeups.append(&mut self.room_waiters);
         }
-        Some(packet)
+        Some(outgoing)
+    }
+
+    /// Takes the buffer of a sent packet back, for the next one.
+    pub fn recycle(&mut self, packet: PacketBuf) {
+        self.device.recycle(packet);
     }
 
     /// When [`poll`](Self::poll) must be called at the latest. `None`: only a packet or an owner's wish gives it work.
@@ -212,8 +252,8 @@ impl Stack {
         self.now = self.now.max(now);
     }
 
-    fn handle_packet(&mut self, mut packet: PacketBuf, looped: bool) {
-        let Some(inbound) = ingress::classify(&packet) else {
+    fn receive(&mut self, packet: &mut [u8], verified: bool, looped: bool) {
+        let Some(inbound) = ingress::classify(packet, verified) else {
             self.metrics.dropped_malformed += 1;
             return;
         };
@@ -231,48 +271,59 @@ impl Stack {
             self.metrics.dropped_source += 1;
             return;
         }
-        packet.truncate(len);
+        let Some(packet) = packet.get_mut(..len) else { return };
         match kind {
-            Kind::Tcp { tuple, flags } => self.handle_segment(packet, tuple, flags),
+            Kind::Tcp { tuple, flags } => self.handle_segment(packet, verified, tuple, flags),
             Kind::Udp { tuple, payload } => {
                 if !self.handle_datagram(tuple, packet.get(payload).unwrap_or_default()) {
-                    self.answer_for_nobody(packet);
+                    self.answer_for_nobody(packet, verified);
                 }
             }
-            Kind::EchoRequest => self.answer_for_nobody(packet),
+            Kind::EchoRequest => self.answer_for_nobody(packet, verified),
             Kind::EchoReply { ident, sequence } => self.handle_echo_reply(source, ident, sequence),
         }
     }
 
     /// smoltcp answers what finds no socket: RST, port unreachable, or the echo.
-    pub(super) fn answer_for_nobody(&mut self, packet: PacketBuf) {
+    pub(super) fn answer_for_nobody(&mut self, packet: &[u8], verified: bool) {
         let now = self.clock.inner(self.now);
-        self.device.receive_next(packet);
-        self.interface
-            .poll_ingress_single(now, &mut self.device, &mut self.nobody);
+        let mut feed = Feed {
+            queues: &mut self.device,
+            packet: Some(packet),
+            verified,
+        };
+        self.interface.poll_ingress_single(now, &mut feed, &mut self.nobody);
     }
 
     /// Feeds a segment to its connection.
-    pub(super) fn feed(&mut self, id: ConnectionId, mut packet: PacketBuf, flags: SegmentFlags) {
-        let fin = if flags.finishes { split_fin(&mut packet) } else { None };
-        self.feed_part(id, packet, flags);
-        if let Some(fin) = fin {
-            self.feed_part(id, fin, flags);
+    pub(super) fn feed(&mut self, id: ConnectionId, packet: &mut [u8], verified: bool, flags: SegmentFlags) {
+        let fin = if flags.finishes {
+            split_fin(packet, verified)
+        } else {
+            None
+        };
+        self.feed_part(id, packet, verified, flags);
+        if let Some(mut fin) = fin {
+            self.feed_part(id, &mut fin, verified, flags);
         }
     }
 
-    fn feed_part(&mut self, id: ConnectionId, mut packet: PacketBuf, flags: SegmentFlags) {
+    fn feed_part(&mut self, id: ConnectionId, packet: &mut [u8], verified: bool, flags: SegmentFlags) {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.detached) else {
             return;
         };
         let before = connection.socket().state();
-        if connection.admit(&mut packet, flags) {
-            self.device.receive_next(packet);
+        if connection.admit(packet, verified, flags) {
             let now = self.clock.inner(self.now);
             connection.sent.peer_is_full = flags.window == 0;
             self.device.begin_turn(connection.sent, false);
+            let mut feed = Feed {
+                queues: &mut self.device,
+                packet: Some(packet),
+                verified,
+            };
             self.interface
-                .poll_ingress_single(now, &mut self.device, &mut connection.sockets);
+                .poll_ingress_single(now, &mut feed, &mut connection.sockets);
             connection.sent = self.device.end_turn();
         }
         connection.after_packet(before, flags.resets);

@@ -10,7 +10,6 @@ use super::connection::{Connection, Origin};
 use super::ingress::{FourTuple, SegmentFlags};
 use super::listener::Listener;
 use super::{ConnectionId, ListenerId, SocketError, Stack};
-use crate::packet::PacketBuf;
 
 impl Stack {
     /// Begins to connect. `local` chooses between several addresses of ours; `None` takes the first of the family.
@@ -42,12 +41,7 @@ impl Stack {
             })
             .ok_or(SocketError::NoFreePort)?;
         let tuple = tuple_of(port);
-        let mut connection = Connection::new(
-            tuple,
-            Origin::Dialled,
-            self.config.receive_buffer,
-            self.config.send_buffer,
-        );
+        let mut connection = Connection::new(tuple, Origin::Dialled, &self.config);
         let endpoint = IpEndpoint::from(remote);
         connection
             .socket_mut()
@@ -214,7 +208,7 @@ impl Stack {
         }
     }
 
-    pub(super) fn handle_segment(&mut self, packet: PacketBuf, tuple: FourTuple, flags: SegmentFlags) {
+    pub(super) fn handle_segment(&mut self, packet: &mut [u8], verified: bool, tuple: FourTuple, flags: SegmentFlags) {
         let SegmentFlags {
             opens,
             resets,
@@ -243,17 +237,17 @@ impl Stack {
             known = None;
         }
         if let Some(id) = known {
-            return self.feed(id, packet, flags);
+            return self.feed(id, packet, verified, flags);
         }
         match self.listening.get(&tuple.local.port()).copied() {
             Some(listener) if opens => {
                 if let Some(id) = self.begin_passive(listener, tuple) {
-                    self.feed(id, packet, flags);
+                    self.feed(id, packet, verified, flags);
                 } else {
                     self.metrics.dropped_backlog += 1;
                 }
             }
-            _ => self.answer_for_nobody(packet),
+            _ => self.answer_for_nobody(packet, verified),
         }
     }
 
@@ -263,12 +257,7 @@ impl Stack {
         self.listeners
             .get(&id)
             .filter(|listener| room && listener.has_room_for(tuple.remote.ip()))?;
-        let mut connection = Connection::new(
-            tuple,
-            Origin::Listener(id),
-            self.config.receive_buffer,
-            self.config.send_buffer,
-        );
+        let mut connection = Connection::new(tuple, Origin::Listener(id), &self.config);
         connection.socket_mut().listen(IpEndpoint::from(tuple.local)).ok()?;
         let connection = self.insert(connection);
         if let Some(listener) = self.listeners.get_mut(&id) {

@@ -38,6 +38,22 @@ impl PacketBuf {
         packet
     }
 
+    /// Makes it a packet of `len` bytes of which none matters, and keeps the allocation when it is large enough.
+    pub fn reset(&mut self, len: usize) {
+        let whole = HEADROOM + len + TAILROOM;
+        if self.bytes.len() < whole {
+            self.bytes.resize(whole, 0);
+        }
+        self.start = HEADROOM;
+        self.end = HEADROOM + len;
+    }
+
+    /// Bytes that it can hold without a new allocation.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.len().saturating_sub(HEADROOM + TAILROOM)
+    }
+
     /// Shortens the packet; a longer `len` changes nothing.
     pub fn truncate(&mut self, len: usize) {
         self.end = self.end.min(self.start.saturating_add(len));
@@ -100,5 +116,19 @@ mod tests {
         packet.truncate(3);
         assert_eq!(&packet[..], b"cde");
         assert!(!packet.advance(4));
+    }
+
+    #[test]
+    fn a_used_packet_serves_again() {
+        let mut packet = PacketBuf::copied_from(b"abcdef");
+        assert!(packet.advance(2));
+        packet.reset(5);
+        assert_eq!(
+            (packet.len(), packet.headroom(), packet.tailroom()),
+            (5, HEADROOM, TAILROOM + 1)
+        );
+        assert_eq!(packet.capacity(), 6);
+        packet.reset(100);
+        assert_eq!((packet.len(), packet.capacity()), (100, 100));
     }
 }

@@ -53,6 +53,10 @@ pub struct PacketMeta {
     ///
     /// If `None`, no segmentation will be performed by the device.
     pub segmentation_offload_size: Option<NonZeroU16>,
+
+    /// For a received packet: the device, or whoever joined the packet from several, has verified
+    /// the transport checksum; what stands in the packet is not looked at.
+    pub checksum_verified: bool,
 }
 
 /// A description of checksum behavior for a particular protocol.
@@ -128,6 +132,9 @@ impl ChecksumCapabilities {
 pub struct SegmentationCapabilities {
     pub tcpv4: Option<NonZeroUsize>,
     pub tcpv6: Option<NonZeroUsize>,
+
+    /// The most segments that the device makes of one packet.
+    pub max_segments: Option<NonZeroUsize>,
 }
 
 /// A description of device capabilities.

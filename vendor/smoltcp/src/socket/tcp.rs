@@ -465,6 +465,8 @@ pub struct Socket<'a> {
     keep_alive: Option<Duration>,
     /// The time-to-live (IPv4) or hop limit (IPv6) value used in outgoing packets.
     hop_limit: Option<u8>,
+    /// Largest IP packet on the way to the remote; None: that of the interface.
+    path_mtu: Option<usize>,
     /// Address passed to listen(). Listen address is set when listen() is called and
     /// used every time the socket is reset back to the LISTEN state.
     listen_endpoint: IpListenEndpoint,
@@ -575,6 +577,7 @@ impl<'a> Socket<'a> {
             timeout: None,
             keep_alive: None,
             hop_limit: None,
+            path_mtu: None,
             listen_endpoint: IpListenEndpoint::default(),
             tuple: None,
             local_seq_no: TcpSeqNumber::default(),
@@ -828,6 +831,21 @@ impl<'a> Socket<'a> {
         }
 
         self.hop_limit = hop_limit
+    }
+
+    /// Set the largest IP packet (after segmentation by the device, if there is such) that fits the
+    /// path to the remote, if it differs from that of the interface. It bounds the segments that
+    /// are sent, and what a later SYN tells the remote to send.
+    ///
+    /// # Panics
+    /// This function panics on less than 128 octets, which do not hold the headers.
+    pub fn set_path_mtu(&mut self, mtu: Option<usize>) {
+        assert!(mtu.is_none_or(|mtu| mtu >= 128));
+        self.path_mtu = mtu;
+    }
+
+    fn ip_mtu(&self, cx: &Context) -> usize {
+        self.path_mtu.unwrap_or_else(|| cx.ip_mtu())
     }
 
     /// Return the listen endpoint
@@ -2263,7 +2281,7 @@ impl<'a> Socket<'a> {
             0
         };
 
-        let local_mss = cx.ip_mtu() - ip_header_len - TCP_HEADER_LEN;
+        let local_mss = self.ip_mtu(cx) - ip_header_len - TCP_HEADER_LEN;
         let effective_mss = local_mss.min(self.remote_mss).saturating_sub(options_len);
 
         // Have we sent data that hasn't been ACKed yet?
@@ -2317,6 +2335,34 @@ impl<'a> Socket<'a> {
         let can_fin = want_fin && self.remote_last_seq == self.local_seq_no + self.tx_buffer.len();
 
         can_send || can_fin
+    }
+
+    /// The largest payload that the device takes in one packet.
+    fn device_limit(
+        &self,
+        cx: &Context,
+        ip_repr: &IpRepr,
+        effective_mss: usize,
+        options_len: usize,
+    ) -> usize {
+        let capabilities = cx.segmentation_caps();
+        let buffer_size = match ip_repr.version() {
+            crate::wire::IpVersion::Ipv4 => capabilities.tcpv4,
+            crate::wire::IpVersion::Ipv6 => capabilities.tcpv6,
+        };
+        let Some(buffer_size) = buffer_size else {
+            return effective_mss;
+        };
+        let pre_ip_header_len = cx.max_transmission_unit() - cx.ip_mtu();
+        let limit = buffer_size.get()
+            - pre_ip_header_len
+            - ip_repr.header_len()
+            - TCP_HEADER_LEN
+            - options_len;
+        match capabilities.max_segments {
+            Some(count) => limit.min(count.get().saturating_mul(effective_mss)),
+            None => limit,
+        }
     }
 
     fn delayed_ack_expired(&self, timestamp: Instant) -> bool {
@@ -2563,7 +2609,7 @@ impl<'a> Socket<'a> {
                 // 3. MSS we can send, determined by our MTU.
                 // 4. Our congestion window
                 let options_len = repr.header_len() - TCP_HEADER_LEN;
-                let local_mss = cx.ip_mtu() - ip_repr.header_len() - TCP_HEADER_LEN;
+                let local_mss = self.ip_mtu(cx) - ip_repr.header_len() - TCP_HEADER_LEN;
                 let effective_mss = local_mss.min(self.remote_mss).saturating_sub(options_len);
 
                 let offset = if self.pending_fast_retransmit {
@@ -2606,22 +2652,7 @@ impl<'a> Socket<'a> {
                     // to comply with the latter two will be handled by the device based on the
                     // metadata we provide.
 
-                    let device_limit = {
-                        let segmentation_caps = cx.segmentation_caps();
-                        match ip_repr.version() {
-                            crate::wire::IpVersion::Ipv4 => segmentation_caps.tcpv4,
-                            crate::wire::IpVersion::Ipv6 => segmentation_caps.tcpv6,
-                        }
-                        .map(|buf_size| {
-                            let pre_ip_header_len = cx.max_transmission_unit() - cx.ip_mtu();
-                            buf_size.get()
-                                - pre_ip_header_len
-                                - ip_repr.header_len()
-                                - TCP_HEADER_LEN
-                                - options_len
-                        })
-                        .unwrap_or(effective_mss)
-                    };
+                    let device_limit = self.device_limit(cx, &ip_repr, effective_mss, options_len);
 
                     let size = if is_zero_window_probe {
                         // Zero-window probes are exempt from the congestion window: they
@@ -2636,6 +2667,13 @@ impl<'a> Socket<'a> {
 
                     let offset = self.flight_size();
                     repr.payload = self.tx_buffer.get_allocated(offset, size);
+                    if repr.payload.len() > effective_mss
+                        && offset + repr.payload.len() < self.tx_buffer.len()
+                    {
+                        // What follows is to begin with a full segment, too.
+                        let whole = repr.payload.len() - repr.payload.len() % effective_mss;
+                        repr.payload = &repr.payload[..whole];
+                    }
 
                     if repr.payload.len() > effective_mss {
                         packet_meta.segmentation_offload_size =
@@ -2704,7 +2742,7 @@ impl<'a> Socket<'a> {
 
         if repr.control == TcpControl::Syn {
             // Fill the MSS option. See RFC 6691 for an explanation of this calculation.
-            let max_segment_size = cx.ip_mtu() - ip_repr.header_len() - TCP_HEADER_LEN;
+            let max_segment_size = self.ip_mtu(cx) - ip_repr.header_len() - TCP_HEADER_LEN;
             repr.max_seg_size = Some(max_segment_size as u16);
         }
 

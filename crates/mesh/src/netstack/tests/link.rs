@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::super::ports::Random;
 use super::super::{ConnectionId, ListenerId, SocketError, Stack, StackConfig};
-use crate::packet::{PacketBatch, PacketBuf};
+use crate::packet::PacketBuf;
+use crate::packet::join::Joiner;
+use crate::packet::vnet::VnetHeader;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -43,6 +45,11 @@ pub(super) struct Link {
     pub(super) cut: bool,
     pub(super) carried: u64,
     pub(super) resets: u64,
+    /// What arrives at the same time is joined to super-packets first.
+    pub(super) joins: bool,
+    /// The largest packet that was delivered.
+    pub(super) largest: usize,
+    joiner: Joiner,
     random: Random,
     flying: BTreeMap<(Instant, u64), (Side, PacketBuf)>,
     count: u64,
@@ -105,6 +112,9 @@ impl Link {
             cut: false,
             carried: 0,
             resets: 0,
+            joins: false,
+            largest: 0,
+            joiner: Joiner::new(),
             random: Random::seeded(42),
             flying: BTreeMap::new(),
             count: 0,
@@ -191,7 +201,7 @@ impl Link {
     }
 
     fn deliver(&mut self) {
-        let (mut to_a, mut to_b) = (PacketBatch::new(), PacketBatch::new());
+        let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
         while let Some(entry) = self.flying.first_entry() {
             if entry.key().0 > self.now {
                 break;
@@ -201,14 +211,28 @@ impl Link {
                 (Side::B, packet) => to_a.push(packet),
             }
         }
-        let now = self.now;
-        if !to_a.is_empty() {
-            self.a.handle_packets(to_a, now);
-            self.polls_without_progress = 0;
-        }
-        if !to_b.is_empty() {
-            self.b.handle_packets(to_b, now);
-            self.polls_without_progress = 0;
+        for (stack, packets) in [(&mut self.a, to_a), (&mut self.b, to_b)] {
+            let now = self.now;
+            if !packets.is_empty() {
+                self.polls_without_progress = 0;
+            }
+            if !self.joins {
+                for mut packet in packets {
+                    stack.handle_packet(&mut packet, false, now);
+                }
+                continue;
+            }
+            let largest = &mut self.largest;
+            let mut sink = |joined: &mut [u8]| {
+                let (header, packet) = joined.split_at_mut(VnetHeader::LEN);
+                let verified = VnetHeader::parse(header).unwrap().needs_checksum();
+                *largest = packet.len().max(*largest);
+                stack.handle_packet(packet, verified, now);
+            };
+            for packet in packets {
+                self.joiner.push(&packet, &mut sink);
+            }
+            self.joiner.flush(&mut sink);
         }
     }
 

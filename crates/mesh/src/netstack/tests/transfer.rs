@@ -11,8 +11,11 @@ const PORT: u16 = 8765;
 
 /// Sends `len` bytes of the pattern from A to B and compares each; the invented time that it took.
 fn transfer(weather: Weather, over_v6: bool, len: u64) -> Duration {
+    transfer_over(Link::new(weather), over_v6, len).0
+}
+
+fn transfer_over(mut link: Link, over_v6: bool, len: u64) -> (Duration, Link) {
     let pattern = Pattern::new();
-    let mut link = Link::new(weather);
     let (listener, _) = link.b.tcp_listen(PORT, 16).unwrap();
     let remote = if over_v6 { v6(2) } else { v4(2) };
     let (sender, receiver) = link.connect(listener, (remote, PORT).into());
@@ -44,7 +47,20 @@ fn transfer(weather: Weather, over_v6: bool, len: u64) -> Duration {
         }
     });
     assert_eq!(received, len);
-    link.now - began
+    (link.now - began, link)
+}
+
+#[test]
+fn super_packets_go_both_ways_in_both_families() {
+    for over_v6 in [false, true] {
+        let mut link = Link::new(CALM);
+        link.joins = true;
+        let (_, link) = transfer_over(link, over_v6, 32 * 1024 * 1024);
+        assert!(link.largest > 50_000, "{}", link.largest);
+        // Far fewer packets than segments were handled.
+        let (sent, taken) = (link.a.metrics().packets_out, link.b.metrics().packets_in);
+        assert!(sent < 3_000 && taken < 3_000, "{sent} sent, {taken} taken");
+    }
 }
 
 #[test]
@@ -92,7 +108,7 @@ proptest! {
     #[test]
     fn any_weather_is_survived(
         delay in 0_u64..100, jitter in 0_u64..50, loss in 0_u64..100, duplication in 0_u64..100,
-        over_v6: bool, len in 0_u64..400_000,
+        over_v6: bool, joins: bool, len in 0_u64..400_000,
     ) {
         let weather = Weather {
             delay: Duration::from_millis(delay),
@@ -100,7 +116,9 @@ proptest! {
             loss,
             duplication,
         };
-        transfer(weather, over_v6, len);
+        let mut link = Link::new(weather);
+        link.joins = joins;
+        transfer_over(link, over_v6, len);
     }
 }
 

@@ -114,6 +114,8 @@ impl InterfaceInner {
                 self.process_tcp(sockets, handled_by_raw_socket, ip_repr, ip_payload)
             }
 
+            IpProtocol::Udp => self.process_udp(ip_repr, ip_payload),
+
             _ if handled_by_raw_socket => None,
 
             _ => {

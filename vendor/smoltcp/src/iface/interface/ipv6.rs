@@ -317,6 +317,8 @@ impl InterfaceInner {
                 self.process_tcp(sockets, handled_by_raw_socket, ipv6_repr.into(), ip_payload)
             }
 
+            IpProtocol::Udp => self.process_udp(ipv6_repr.into(), ip_payload),
+
             _ => {
                 // Send back as much of the original payload as we can.
                 let payload_len =

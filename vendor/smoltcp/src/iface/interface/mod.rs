@@ -6,6 +6,7 @@ mod ipv4;
 mod ipv6;
 
 mod tcp;
+mod udp;
 
 use super::packet::*;
 
@@ -96,6 +97,8 @@ pub struct Interface {
 /// exclusively). However, it is still possible to call methods on its `inner` field.
 pub struct InterfaceInner {
     caps: DeviceCapabilities,
+    /// Of the packet that is being processed.
+    checksum_verified: bool,
     now: Instant,
     rand: Rand,
 
@@ -178,6 +181,7 @@ impl Interface {
             inner: InterfaceInner {
                 now,
                 caps,
+                checksum_verified: false,
                 hardware_addr: config.hardware_addr,
                 ip_addrs: Vec::new(),
                 any_ip: false,
@@ -616,6 +620,7 @@ impl InterfaceInner {
         ip_payload: &'frame [u8],
         frag: &'frame mut FragmentsBuffer,
     ) -> Option<Packet<'frame>> {
+        self.checksum_verified = meta.checksum_verified;
         match IpVersion::of_packet(ip_payload) {
             Ok(IpVersion::Ipv4) => {
                 let ipv4_packet = check!(Ipv4Packet::new_checked(ip_payload));
@@ -734,10 +739,11 @@ impl InterfaceInner {
             // We don't support IPv6 fragmentation yet.
             IpRepr::Ipv6(_) => {
                 // Check if we need to fragment it.
-                if total_ip_len > self.caps.ip_mtu() {
+                if total_ip_len > self.caps.ip_mtu() && meta.segmentation_offload_size.is_none() {
                     net_debug!("IPv6 fragmentation support is unimplemented. Dropping.");
                     Ok(())
                 } else {
+                    tx_token.set_meta(meta);
                     tx_token.consume(total_len, |mut tx_buffer| {
                         emit_ip(&ip_repr, tx_buffer);
                     });

@@ -22,11 +22,16 @@ impl InterfaceInner {
         }
 
         let tcp_packet = check!(TcpPacket::new_checked(ip_payload));
+        let checksum_caps = if self.checksum_verified {
+            ChecksumCapabilities::ignored()
+        } else {
+            self.caps.checksum.clone()
+        };
         let tcp_repr = check!(TcpRepr::parse(
             &tcp_packet,
             &src_addr,
             &dst_addr,
-            &self.caps.checksum
+            &checksum_caps
         ));
 
         for tcp_socket in sockets
