@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"time"
 
-	"tailscale.com/ipn/store/mem"
 	"tailscale.com/tsnet"
 )
 
@@ -43,14 +42,12 @@ func run(words []string) error {
 	defer os.RemoveAll(dir)
 	node := &tsnet.Server{
 		Dir:        dir,
-		Store:      new(mem.Store),
 		Hostname:   words[1],
 		AuthKey:    os.Getenv("BENCH_AUTH_KEY"),
 		ControlURL: words[0],
 		Logf:       func(string, ...any) {},
 		UserLogf:   func(string, ...any) {},
 	}
-	defer node.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	status, err := node.Up(ctx)

@@ -1,15 +1,19 @@
 //! What is measured of each engine: the cells of the table.
 
+mod link;
+mod peers;
 mod relayed;
 mod tunnels;
 mod userspace;
 
+pub(crate) use link::{calibrate, link_cells, metric as link_metric};
+pub(crate) use peers::{Crowds, memory as peers_memory, peers, speed as peers_speed};
 pub(crate) use relayed::relayed;
 pub(crate) use tunnels::tunnels;
 pub(crate) use userspace::userspace;
 
 use anyhow::Result;
-use e2e::lab::{Coordinator, Lab};
+use e2e::lab::{Coordinator, Host, Lab};
 
 use crate::engine::{Engine, Pair, mesh, wireguard};
 
@@ -19,15 +23,22 @@ struct Started<'lab> {
     _coordinator: Option<Coordinator<'lab>>,
 }
 
-fn start<'lab>(engine: Engine, lab: &'lab Lab, hosts: &'lab (e2e::lab::Host, e2e::lab::Host)) -> Result<Started<'lab>> {
+fn start<'lab>(engine: Engine, lab: &'lab Lab, hosts: &'lab (Host, Host)) -> Result<Started<'lab>> {
+    start_among(engine, lab, hosts, 0)
+}
+
+/// The same with so many other peers configured; a coordinator has to know them beforehand.
+fn start_among<'lab>(
+    engine: Engine,
+    lab: &'lab Lab,
+    hosts: &'lab (Host, Host),
+    others: usize,
+) -> Result<Started<'lab>> {
     let (a, b) = hosts;
     match engine {
         Engine::Sandd | Engine::Tailscaled => {
             let coordinator = Coordinator::start(lab)?;
-            let ticket = mesh::Ticket {
-                server: coordinator.url(),
-                key: coordinator.create_key(&["--reusable"])?,
-            };
+            let ticket = userspace::ticket(&coordinator)?;
             Ok(Started {
                 pair: mesh::start(engine, a, b, &ticket, mesh::Way::Direct)?,
                 _coordinator: Some(coordinator),
@@ -38,7 +49,7 @@ fn start<'lab>(engine: Engine, lab: &'lab Lab, hosts: &'lab (e2e::lab::Host, e2e
             _coordinator: None,
         }),
         _ => Ok(Started {
-            pair: wireguard::start(engine, a, b, 0)?,
+            pair: wireguard::start(engine, a, b, others)?,
             _coordinator: None,
         }),
     }

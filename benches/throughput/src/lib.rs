@@ -8,8 +8,10 @@
 #![expect(clippy::missing_errors_doc, reason = "a failure here is a figure that is missing, with its text as the reason")]
 
 mod cells;
+pub mod crowd;
 pub mod engine;
 pub mod figures;
+pub mod link;
 pub mod load;
 pub mod machine;
 pub mod options;

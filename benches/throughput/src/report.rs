@@ -1,6 +1,7 @@
 //! The results: a table in Markdown, JSON with every figure, and a plot.
 
 pub mod plot;
+pub mod tables;
 
 use std::{
     fmt::Write as _,
@@ -10,58 +11,11 @@ use std::{
 use anyhow::Result;
 use serde_json::json;
 
+use self::tables::{Column, Table};
 use crate::{
     engine::{Engine, WITH_INTERFACE},
     run::Bench,
 };
-
-/// A column: its head, the metric, the number of decimals.
-type Column = (&'static str, &'static str, usize);
-
-struct Table {
-    title: &'static str,
-    engines: &'static [Engine],
-    columns: &'static [Column],
-}
-
-const TABLES: [Table; 3] = [
-    Table {
-        title: "Kernel interface, direct",
-        engines: &WITH_INTERFACE,
-        columns: &[
-            ("MTU", "mtu", 0),
-            ("TCP, Gbit/s", "tcp_gbit", 2),
-            ("reverse", "reverse_gbit", 2),
-            ("8 streams", "streams8_gbit", 2),
-            ("CPU s/GB", "cpu_s_per_gb", 2),
-            ("UDP of 300, Mbit/s", "udp_mbit", 1),
-            ("lost, %", "udp_lost_percent", 2),
-            ("ping, ms", "ping_idle_avg_ms", 3),
-            ("loaded p50", "ping_loaded_p50_ms", 2),
-            ("loaded p99", "ping_loaded_p99_ms", 2),
-            ("RSS idle, MiB", "rss_idle_mib", 1),
-            ("peak", "rss_peak_mib", 1),
-        ],
-    },
-    Table {
-        title: "Userspace, direct",
-        engines: &[Engine::Sandd, Engine::Tsnet],
-        columns: &[
-            ("TCP, Gbit/s", "userspace_gbit", 2),
-            ("CPU s/GB", "userspace_cpu_s_per_gb", 2),
-            ("peak RSS of the sender, MiB", "userspace_peak_sender_mib", 1),
-            ("of the sink", "userspace_peak_sink_mib", 1),
-        ],
-    },
-    Table {
-        title: "Kernel interface, through Headscale's relay",
-        engines: &[Engine::Sandd, Engine::Tailscaled],
-        columns: &[
-            ("TCP, Gbit/s", "relayed_gbit", 3),
-            ("CPU of the relay, %", "relay_cpu_percent", 0),
-        ],
-    },
-];
 
 /// The whole report.
 pub fn markdown(bench: &Bench) -> String {
@@ -72,8 +26,8 @@ pub fn markdown(bench: &Bench) -> String {
         bench.options.rounds,
         bench.options.stream.as_secs(),
     );
-    for table in &TABLES {
-        text.push_str(&table.text(bench));
+    for table in tables::tables(&bench.options) {
+        text.push_str(&filled(&table, bench));
     }
     text.push_str(&ratios(bench));
     for remark in &bench.remarks {
@@ -85,42 +39,43 @@ pub fn markdown(bench: &Bench) -> String {
     text
 }
 
-impl Table {
-    fn text(&self, bench: &Bench) -> String {
-        let columns: Vec<&Column> = self
-            .columns
-            .iter()
-            .filter(|(_, metric, _)| bench.figures.has(metric))
-            .collect();
-        if columns.is_empty() {
-            return String::new();
-        }
-        let mut header = vec!["engine", "version"];
-        header.extend(columns.iter().map(|(head, _, _)| *head));
-        let rows: Vec<Vec<String>> = self
-            .engines
-            .iter()
-            .filter(|engine| bench.options.wants_engine(engine.name()))
-            .map(|engine| {
-                let mut row = vec![engine.name().to_owned(), engine.version()];
-                row.extend(columns.iter().map(|(_, metric, decimals)| {
-                    let median = bench.figures.median(metric, engine.name());
-                    median.map_or("–".to_owned(), |median| {
-                        if median.rounds > 1 && *decimals > 0 {
-                            format!(
-                                "{:.decimals$} ({:.decimals$}–{:.decimals$})",
-                                median.median, median.min, median.max
-                            )
-                        } else {
-                            format!("{:.decimals$}", median.median)
-                        }
-                    })
-                }));
-                row
-            })
-            .collect();
-        format!("### {}\n\n{}\n", self.title, e2e::measure::table(&header, &rows))
+/// The table with its medians; empty when none of its figures was measured.
+fn filled(table: &Table, bench: &Bench) -> String {
+    let columns: Vec<&Column> = table
+        .columns
+        .iter()
+        .filter(|column| bench.figures.has(&column.metric))
+        .collect();
+    if columns.is_empty() {
+        return String::new();
     }
+    let mut header = vec!["engine", "version"];
+    header.extend(columns.iter().map(|column| column.head.as_str()));
+    let shown = |column: &Column, engine: Engine| {
+        let decimals = column.decimals;
+        let Some(median) = bench.figures.median(&column.metric, engine.name()) else {
+            return "–".to_owned();
+        };
+        if median.rounds > 1 && decimals > 0 {
+            format!(
+                "{:.decimals$} ({:.decimals$}–{:.decimals$})",
+                median.median, median.min, median.max
+            )
+        } else {
+            format!("{:.decimals$}", median.median)
+        }
+    };
+    let rows: Vec<Vec<String>> = table
+        .engines
+        .iter()
+        .filter(|engine| bench.options.wants_engine(engine.name()))
+        .map(|engine| {
+            let mut row = vec![engine.name().to_owned(), engine.version()];
+            row.extend(columns.iter().map(|column| shown(column, *engine)));
+            row
+        })
+        .collect();
+    format!("### {}\n\n{}\n", table.title, e2e::measure::table(&header, &rows))
 }
 
 /// Ours against the others, metric by metric.

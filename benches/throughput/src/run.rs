@@ -65,11 +65,15 @@ impl Bench {
                 self.note(engine, &why);
             }
         }
+        cells::calibrate(self);
+        let mut crowds = cells::Crowds::new();
         for round in 1..=self.options.rounds {
             eprintln!("round {round} of {}", self.options.rounds);
             cells::tunnels(self, round);
             cells::userspace(self, round);
             cells::relayed(self, round);
+            cells::peers(self, &mut crowds, round);
+            cells::link_cells(self, round);
             // A run that is broken off keeps its rounds.
             self.write()?;
         }

@@ -51,7 +51,7 @@ pub(crate) fn relayed(bench: &mut Bench, round: usize) {
     }
 }
 
-fn without_udp(host: Host) -> Result<Host> {
+pub(super) fn without_udp(host: Host) -> Result<Host> {
     host.namespace().nft(NO_UDP)?;
     Ok(host)
 }
