@@ -24,13 +24,25 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         setup::install_missing()?;
         rivals::build_missing()?;
     }
-    succeed(&mut tree::cargo(&["build", "--locked", "--release", "--package", "throughput"]))?;
+    succeed(&mut tree::cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "throughput",
+    ]))?;
     let binary = match std::env::var_os("SANDD_BIN") {
         Some(binary) => PathBuf::from(binary),
         None if help => PathBuf::new(),
         None => {
             // By itself, so that no feature of another package leaks in.
-            succeed(&mut tree::cargo(&["build", "--locked", "--release", "--package", "sandd"]))?;
+            succeed(&mut tree::cargo(&[
+                "build",
+                "--locked",
+                "--release",
+                "--package",
+                "sandd",
+            ]))?;
             sandd("release")?
         }
     };

@@ -61,10 +61,18 @@ fn from_crate(directory: &Path, package: &str, version: &str, program: &str) -> 
     say(&format!("building {package} {version}; minutes, once"));
     let unfinished = directory.join("unfinished");
     // Outside of the workspace, whose settings are not theirs; with the lock file that its makers published.
-    run(tree::cargo(&["install", package, "--version", version, "--locked", "--force", "--root"])
-        .arg(&unfinished)
-        .current_dir(directory)
-        .env("CARGO_TARGET_DIR", unfinished.join("target")))?;
+    run(tree::cargo(&[
+        "install",
+        package,
+        "--version",
+        version,
+        "--locked",
+        "--force",
+        "--root",
+    ])
+    .arg(&unfinished)
+    .current_dir(directory)
+    .env("CARGO_TARGET_DIR", unfinished.join("target")))?;
     peers::finish(&unfinished.join("bin").join(program), directory, program, version)?;
     fs::remove_dir_all(unfinished.join("target")).context("the build directory stays")
 }

@@ -34,7 +34,9 @@ impl Crowd {
         lab.server().namespace().inside(|| {
             runtime.block_on(async {
                 for number in 0..count {
-                    join(&authority, &key, number).await.with_context(|| format!("member {number}"))?;
+                    join(&authority, &key, number)
+                        .await
+                        .with_context(|| format!("member {number}"))?;
                 }
                 Ok::<_, anyhow::Error>(())
             })

@@ -5,7 +5,10 @@
 //!              bridge in a namespace of its own     server: coordinator and relay, where an engine needs them
 //!   b ── eth0 ──┘── server
 //! ```
-#![expect(clippy::missing_errors_doc, reason = "a failure here is a figure that is missing, with its text as the reason")]
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "a failure here is a figure that is missing, with its text as the reason"
+)]
 
 mod cells;
 pub mod crowd;
@@ -17,4 +20,5 @@ pub mod machine;
 pub mod options;
 pub mod report;
 pub mod run;
+pub mod stages;
 pub mod usage;

@@ -36,7 +36,9 @@ impl Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let field = |name: &str| {
             let line = cpuinfo.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_once(": ").map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+            line.split_once(": ")
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
         };
         let flags = field("flags");
         Ok(Self {
@@ -61,7 +63,11 @@ impl Machine {
             self.cpu,
             self.cores,
             self.cores.min(CORES),
-            if self.vectors.is_empty() { "no AVX2".to_owned() } else { self.vectors.join(" ") },
+            if self.vectors.is_empty() {
+                "no AVX2".to_owned()
+            } else {
+                self.vectors.join(" ")
+            },
             self.kernel,
             self.load_before,
             self.ring_seal_ns,
@@ -73,7 +79,11 @@ impl Machine {
 /// The load of the last minutes.
 #[must_use]
 pub fn load() -> String {
-    read_line("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+    read_line("/proc/loadavg")
+        .split(' ')
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn read_line(path: &str) -> String {

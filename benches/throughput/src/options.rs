@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// How the command is used.
-pub const USAGE: &str = "usage: throughput [--rounds N] [--seconds S] [--only CELL,...] [--engines NAME,...] [--peers N,...] [--out DIR]
+pub const USAGE: &str =
+    "usage: throughput [--rounds N] [--seconds S] [--only CELL,...] [--engines NAME,...] [--peers N,...] [--out DIR]
 
   --rounds N      interleaved rounds, whose medians count (default 5)
   --seconds S     how long each stream runs (default 4; over the emulated link at least 10)

@@ -15,6 +15,7 @@ use self::tables::{Column, Table};
 use crate::{
     engine::{Engine, WITH_INTERFACE},
     run::Bench,
+    stages,
 };
 
 /// The whole report.
@@ -29,6 +30,7 @@ pub fn markdown(bench: &Bench) -> String {
     for table in tables::tables(&bench.options) {
         text.push_str(&filled(&table, bench));
     }
+    text.push_str(&limit(bench));
     text.push_str(&ratios(bench));
     for remark in &bench.remarks {
         let _ = writeln!(text, "{remark}\n");
@@ -115,6 +117,24 @@ fn ratios(bench: &Bench) -> String {
     )
 }
 
+/// What the stages and iperf3 together leave room for, and how near ours comes.
+fn limit(bench: &Bench) -> String {
+    let Some(limit) = stages::limit(bench) else {
+        return String::new();
+    };
+    let ours = |metric| {
+        let median = bench.figures.median(metric, Engine::Sandd.name());
+        median.map_or("not measured".to_owned(), |median| {
+            format!("{:.2}", median.median / limit)
+        })
+    };
+    format!(
+        "The limit of this machine by the stages above and iperf3's own share: {limit:.2} Gbit/s. Ours is at {} of it, reverse {}.\n\n",
+        ours("tcp_gbit"),
+        ours("reverse_gbit")
+    )
+}
+
 /// Everything, for programs.
 pub fn json(bench: &Bench) -> Result<String> {
     let engines: serde_json::Map<String, serde_json::Value> = WITH_INTERFACE
@@ -127,6 +147,7 @@ pub fn json(bench: &Bench) -> Result<String> {
         "rounds": bench.options.rounds,
         "seconds": bench.options.stream.as_secs(),
         "engines": engines,
+        "limit_gbit": stages::limit(bench),
         "medians": bench.figures.medians(),
         "all": bench.figures,
         "remarks": bench.remarks,
@@ -138,6 +159,10 @@ pub fn json(bench: &Bench) -> Result<String> {
 pub fn print(bench: &Bench) -> Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{}", markdown(bench))?;
-    writeln!(out, "written: {}", bench.options.out.join("throughput.{md,json,svg}").display())?;
+    writeln!(
+        out,
+        "written: {}",
+        bench.options.out.join("throughput.{md,json,svg}").display()
+    )?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::{
     figures::Figures,
     machine::Machine,
     options::Options,
-    report,
+    report, stages,
 };
 
 /// Lines of each log that are shown when an engine fails.
@@ -69,6 +69,7 @@ impl Bench {
         let mut crowds = cells::Crowds::new();
         for round in 1..=self.options.rounds {
             eprintln!("round {round} of {}", self.options.rounds);
+            stages::stages(self);
             cells::tunnels(self, round);
             cells::userspace(self, round);
             cells::relayed(self, round);
@@ -138,7 +139,9 @@ impl Bench {
 }
 
 fn show_logs(lab: &Lab) {
-    let Ok(entries) = fs::read_dir(lab.directory()) else { return };
+    let Ok(entries) = fs::read_dir(lab.directory()) else {
+        return;
+    };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         if path.extension().is_some_and(|extension| extension == "log") {
             let text = fs::read_to_string(&path).unwrap_or_default();

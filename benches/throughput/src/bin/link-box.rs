@@ -69,7 +69,10 @@ fn main() -> Result<()> {
         for (name, counters) in [("there", &there), ("back", &back)] {
             let [forwarded, dropped, lost] =
                 [&counters.forwarded, &counters.dropped, &counters.lost].map(|counter| counter.load(Ordering::Relaxed));
-            writeln!(stdout().lock(), "{name}: {forwarded} forwarded, {dropped} dropped, {lost} lost")?;
+            writeln!(
+                stdout().lock(),
+                "{name}: {forwarded} forwarded, {dropped} dropped, {lost} lost"
+            )?;
         }
     }
 }
@@ -84,7 +87,8 @@ fn interface(namespace: &str, address: Ipv4Addr) -> Result<SyncDevice> {
             let builder = DeviceBuilder::new().name("link0").mtu(MTU).ipv4(address, 30_u8, None);
             builder.build_sync().context("no TUN interface")
         });
-        made.join().map_err(|_| anyhow!("the making of an interface panicked"))?
+        made.join()
+            .map_err(|_| anyhow!("the making of an interface panicked"))?
     })
 }
 

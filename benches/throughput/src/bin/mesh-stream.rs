@@ -93,7 +93,10 @@ async fn push(mesh: &Mesh, host: &str, port: u16, length: Duration) -> Result<u6
     }
     stream.shutdown().await?;
     let mut last = [0];
-    stream.read(&mut last).await.context("the far end did not take the stream's end")?;
+    stream
+        .read(&mut last)
+        .await
+        .context("the far end did not take the stream's end")?;
     Ok(sent)
 }
 

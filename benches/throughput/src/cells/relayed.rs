@@ -45,7 +45,11 @@ pub(crate) fn relayed(bench: &mut Bench, round: usize) {
             let relay_cpu = (Usage::of(relay)?.cpu - before).as_secs_f64();
             bench.add("relayed_gbit", engine, outcome.bits_per_second / 1e9);
             // Near one core a direction it is the relay that limits.
-            bench.add("relay_cpu_percent", engine, relay_cpu / bench.options.stream.as_secs_f64() * 100.0);
+            bench.add(
+                "relay_cpu_percent",
+                engine,
+                relay_cpu / bench.options.stream.as_secs_f64() * 100.0,
+            );
             Ok(())
         });
     }

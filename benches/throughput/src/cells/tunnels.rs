@@ -1,9 +1,6 @@
 //! Engines with a kernel interface, direct: TCP, UDP, round trips, CPU and memory.
 
-use std::{
-    process::Stdio,
-    time::Duration,
-};
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result};
 use e2e::lab::Process;

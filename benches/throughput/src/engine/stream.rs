@@ -74,7 +74,11 @@ fn start(engine: Engine, host: &Host, ticket: &Ticket, verb: &[&str]) -> Result<
         .args(verb)
         .env("BENCH_AUTH_KEY", &ticket.key)
         .env("TS_NO_LOGS_NO_SUPPORT", "true");
-    Process::start(&format!("{}-{}", engine.name(), host.name()), host.directory(), &mut command)
+    Process::start(
+        &format!("{}-{}", engine.name(), host.name()),
+        host.directory(),
+        &mut command,
+    )
 }
 
 /// The lines of JSON so far that have `key`.

@@ -98,7 +98,9 @@ pub fn read(text: &str) -> Result<Outcome> {
     let (bytes, lost) = match figure("/sum/lost_packets") {
         // What `sum` counts was sent; the loss is the receiver's word.
         Some(lost) => {
-            let packets = figure("/sum/packets").filter(|packets| *packets > 0.0).context("no packets")?;
+            let packets = figure("/sum/packets")
+                .filter(|packets| *packets > 0.0)
+                .context("no packets")?;
             let share = lost / packets;
             (figure("/sum/bytes").context("no bytes")? * (1.0 - share), share)
         }
@@ -113,7 +115,11 @@ pub fn read(text: &str) -> Result<Outcome> {
         bytes,
         lost,
         retransmits: figure("/sum_sent/retransmits").unwrap_or_default(),
-        cpu_per_gb: if bytes > 0.0 { percent / 100.0 * seconds / (bytes / 1e9) } else { 0.0 },
+        cpu_per_gb: if bytes > 0.0 {
+            percent / 100.0 * seconds / (bytes / 1e9)
+        } else {
+            0.0
+        },
     })
 }
 

@@ -26,7 +26,11 @@ const PANELS: [Panel; 8] = [
     ("ping idle, ms", "ping_idle_avg_ms", &WITH_INTERFACE),
     ("ping p99 under load, ms", "ping_loaded_p99_ms", &WITH_INTERFACE),
     ("peak RSS, MiB", "rss_peak_mib", TUNNELS),
-    ("userspace TCP, Gbit/s", "userspace_gbit", &[Engine::Sandd, Engine::Tsnet]),
+    (
+        "userspace TCP, Gbit/s",
+        "userspace_gbit",
+        &[Engine::Sandd, Engine::Tsnet],
+    ),
 ];
 
 const COLUMNS: usize = 2;
@@ -80,7 +84,11 @@ fn panel(out: &mut String, x: usize, y: usize, title: &str, bars: &[(&str, f64)]
     for (number, (name, value)) in bars.iter().enumerate() {
         let top = y + 22 + number * (BAR + GAP);
         let length = value / most * room;
-        let colour = if *name == Engine::Sandd.name() { "#c2410c" } else { "#94a3b8" };
+        let colour = if *name == Engine::Sandd.name() {
+            "#c2410c"
+        } else {
+            "#94a3b8"
+        };
         let left = x + NAME_WIDTH;
         let _ = writeln!(
             out,

@@ -55,6 +55,17 @@ const RELAYED: [(&str, &str, usize); 2] = [
     ("CPU of the relay, %", "relay_cpu_percent", 0),
 ];
 
+const STAGES: [(&str, &str, usize); 8] = [
+    ("TUN read", "stage_tun_read_ns", 0),
+    ("split, checksum", "stage_split_ns", 0),
+    ("seal", "stage_seal_ns", 0),
+    ("UDP send", "stage_udp_send_ns", 0),
+    ("UDP receive", "stage_udp_recv_ns", 0),
+    ("open", "stage_open_ns", 0),
+    ("join, checksum", "stage_join_ns", 0),
+    ("TUN write", "stage_tun_write_ns", 0),
+];
+
 /// All tables that a run with these options may fill.
 #[must_use]
 pub fn tables(options: &Options) -> Vec<Table> {
@@ -64,22 +75,36 @@ pub fn tables(options: &Options) -> Vec<Table> {
             Column::new("RSS idle, MiB", cells::peers_memory(*count), 1),
         ]
     });
-    let link = options.losses.iter().map(|loss| {
-        Column::new(format!("loss {loss} %, Mbit/s"), cells::link_metric(*loss), 0)
-    });
+    let link = options
+        .losses
+        .iter()
+        .map(|loss| Column::new(format!("loss {loss} %, Mbit/s"), cells::link_metric(*loss), 0));
     vec![
         Table::new("Kernel interface, direct", &WITH_INTERFACE, columns(&TUNNELS)),
-        Table::new("Userspace, direct", &[Engine::Sandd, Engine::Tsnet], columns(&USERSPACE)),
+        Table::new(
+            "Userspace, direct",
+            &[Engine::Sandd, Engine::Tsnet],
+            columns(&USERSPACE),
+        ),
         Table::new(
             "Kernel interface, through Headscale's relay",
             &[Engine::Sandd, Engine::Tailscaled],
             columns(&RELAYED),
         ),
-        Table::new("Many peers, one stream to one of them", &WITH_INTERFACE, peers.collect()),
+        Table::new(
+            "Many peers, one stream to one of them",
+            &WITH_INTERFACE,
+            peers.collect(),
+        ),
         Table::new(
             &format!("One stream over the emulated link, {:.0} Mbit/s, 20 ms", options.rate),
             &[Engine::Kernel, Engine::Sandd, Engine::Tsnet],
             link.collect(),
+        ),
+        Table::new(
+            "Stages, ns for each packet of 1,420 B",
+            &[Engine::Sandd],
+            columns(&STAGES),
         ),
     ]
 }
