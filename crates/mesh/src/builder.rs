@@ -206,10 +206,7 @@ impl MeshBuilder {
     fn device(&self) -> Result<(Device, Sockets), JoinError> {
         #[cfg(feature = "tun")]
         if let Some(name) = &self.tun {
-            let config = crate::io::tun::TunConfig {
-                name: name.clone(),
-                mtu: self.mtu,
-            };
+            let config = crate::io::tun::TunConfig::new(name, self.mtu);
             let tun = crate::io::tun::TunDevice::open(&config).map_err(JoinError::Tun)?;
             return Ok((Device::tun(tun), Sockets::Kernel));
         }

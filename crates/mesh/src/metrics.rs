@@ -26,6 +26,8 @@ pub enum DropReason {
     NoPath,
     /// A full queue.
     QueueFull,
+    /// A router marked congestion on the way, and the sender of the packet does not understand marks.
+    Congested,
 }
 
 macro_rules! counters {
@@ -67,6 +69,8 @@ counters! {
     dropped_no_path,
     /// See [`DropReason::QueueFull`].
     dropped_queue_full,
+    /// See [`DropReason::Congested`].
+    dropped_congested,
 }
 
 impl Counters {
@@ -86,6 +90,7 @@ impl Counters {
             DropReason::NoRoute => &mut self.dropped_no_route,
             DropReason::NoPath => &mut self.dropped_no_path,
             DropReason::QueueFull => &mut self.dropped_queue_full,
+            DropReason::Congested => &mut self.dropped_congested,
         };
         *counter += count as u64;
     }

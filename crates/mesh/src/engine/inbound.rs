@@ -12,6 +12,7 @@ use super::{Engine, MAX_KNOCKS, Output, Underlay};
 use crate::disco;
 use crate::filter::{PeerContext, Verdict};
 use crate::metrics::DropReason;
+use crate::packet::ecn::combine;
 use crate::packet::ip::{IpPacket, Transport};
 use crate::packet::tsmp;
 use crate::wg::guard::Admission;
@@ -254,9 +255,11 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.rx_bytes += len as u64;
         }
-        self.counters.packets_in += 1;
         let packet = &mut body[..len];
-        let _ = ecn;
+        if !combine(packet, ecn) {
+            return self.counters.drop_packet(DropReason::Congested);
+        }
+        self.counters.packets_in += 1;
         overlay.deliver(packet);
     }
 }

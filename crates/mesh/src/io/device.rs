@@ -68,9 +68,12 @@ impl Device {
     /// A kernel interface.
     #[cfg(feature = "tun")]
     pub(crate) fn tun(device: TunDevice) -> Self {
+        let mut joiner = Joiner::new();
+        joiner.set_tcp(device.joins_tcp());
+        joiner.set_udp(device.joins_udp());
         Self::Tun(Box::new(Tun {
             device,
-            joiner: Joiner::new(),
+            joiner,
             buffer: vec![0; TUN_BUFFER].into_boxed_slice(),
         }))
     }
@@ -96,6 +99,15 @@ impl Device {
             Self::Tun(tun) => {
                 let _ = tun.device.readable().await;
             }
+        }
+    }
+
+    /// Packets that the device did not take.
+    pub(crate) fn refused(&self) -> u64 {
+        match self {
+            Self::Userspace(_) => 0,
+            #[cfg(feature = "tun")]
+            Self::Tun(tun) => tun.device.refused(),
         }
     }
 
@@ -132,6 +144,10 @@ impl Device {
     /// Packets for these addresses may be so large now.
     pub(crate) fn set_peer_mtu(&mut self, addresses: &[IpAddr], mtu: usize) {
         tracing::debug!(?addresses, mtu, "the path to a peer carries packets of another size");
+        #[cfg(feature = "tun")]
+        if let Self::Tun(tun) = self {
+            tun.device.set_peer_mtu(addresses, mtu);
+        }
     }
 
     /// Follows the map: own addresses, and for a TUN device the routes to the mesh.
@@ -214,6 +230,9 @@ impl Tun {
     fn flush(&mut self) {
         let Self { device, joiner, .. } = self;
         joiner.flush(&mut |joined| write(device, joined));
+        // The kernel may have refused some.
+        joiner.set_tcp(device.joins_tcp());
+        joiner.set_udp(device.joins_udp());
     }
 
     fn read(&mut self, mut handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> io::Result<bool> {

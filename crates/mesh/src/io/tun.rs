@@ -1,53 +1,89 @@
 //! The kernel TUN device, for programs other than ours: the optional place of the userspace stack.
 //!
-//! It stands at the inner end of a packet's way, as the netstack does: [`TunDevice::recv`] gives what the kernel routes
-//! into the mesh, [`TunDevice::try_send`] takes what came out of it. Addresses and routes of both families follow the
-//! network map. Everything vanishes with the device when it is dropped.
+//! It stands at the inner end of a packet's way, as the netstack does: [`TunDevice::recv_super`] gives what the kernel
+//! routes into the mesh, [`TunDevice::send_super`] takes what came out of it, both with a [`VnetHeader`] in front, so
+//! that one call carries up to 64 KiB of a flow. Addresses and routes of both families follow the network map.
+//! Everything vanishes with the device when it is dropped.
 
-#[cfg_attr(target_os = "linux", path = "tun/route_linux.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "tun/route_other.rs")]
-mod route;
+mod configured;
+#[cfg_attr(target_os = "linux", path = "tun/netlink_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "tun/netlink_other.rs")]
+mod netlink;
+#[cfg_attr(target_os = "linux", path = "tun/queue_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "tun/queue_other.rs")]
+mod queue;
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
-use tun_rs::{AsyncDevice, DeviceBuilder};
+use tun_rs::DeviceBuilder;
 
-use crate::packet::PacketBuf;
+use self::configured::{Configured, PathMtu};
+use self::queue::Queue;
+use crate::packet::split::Splitter;
+use crate::packet::vnet::{GSO_NONE, GSO_UDP_L4, VnetHeader};
 
 /// Longest name that the kernel takes.
 const NAME_MAX: usize = 15;
+/// Largest payload of a UDP datagram over IPv4: as much of a super-packet travels in one call.
+const MAX_SEND: usize = 65_507;
+/// Most segments of one call (`UDP_MAX_SEGMENTS` of Linux before 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// WireGuard's header and tag around each segment.
+const SEAL: usize = 32;
+
+/// Which super-packets a device exchanges with us, if the kernel can.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// TCP and UDP.
+    #[default]
+    All,
+    /// UDP is not joined for it.
+    Tcp,
+    /// One packet a call.
+    Off,
+}
 
 /// How a device is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunConfig {
     /// Name of the interface.
     pub name: String,
-    /// Largest packet.
+    /// Largest packet: the ceiling of what [`TunDevice::set_peer_mtu`] allows.
     pub mtu: usize,
+    /// Super-packets.
+    pub offload: Offload,
+}
+
+impl TunConfig {
+    /// A device with all offloads that the kernel has.
+    #[must_use]
+    pub fn new(name: impl Into<String>, mtu: usize) -> Self {
+        Self {
+            name: name.into(),
+            mtu,
+            offload: Offload::All,
+        }
+    }
 }
 
 /// A TUN interface that is up. Must be used inside a tokio runtime.
 #[derive(Debug)]
 pub struct TunDevice {
     name: String,
-    mtu: usize,
     shared: Arc<Shared>,
+    tcp: AtomicBool,
+    udp: AtomicBool,
+    refused: AtomicU64,
 }
 
 struct Shared {
-    device: AsyncDevice,
+    queue: Queue,
     index: u32,
     set: Mutex<Configured>,
-}
-
-/// What was set, so that only differences are.
-#[derive(Debug, Default)]
-struct Configured {
-    addresses: Vec<IpAddr>,
-    routes: Vec<IpNet>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -76,22 +112,27 @@ impl TunDevice {
         }
         let mtu = u16::try_from(config.mtu).unwrap_or(u16::MAX);
         let explained = |error: io::Error| explain(name, &error);
-        let device = DeviceBuilder::new()
-            .name(name.as_str())
-            .mtu(mtu)
-            .build_async()
-            .map_err(explained)?;
-        let index = device.if_index().map_err(explained)?;
-        let name = device.name().map_err(explained)?;
+        let builder = || DeviceBuilder::new().name(name.as_str()).mtu(mtu);
+        let queue = Queue::open(builder, config.offload).map_err(explained)?;
+        let index = queue.device().if_index().map_err(explained)?;
+        let name = queue.device().name().map_err(explained)?;
+        let sealed = usize::from(mtu).next_multiple_of(16) + SEAL;
+        let segments = (MAX_SEND / sealed).clamp(1, MAX_SEGMENTS);
+        if let Err(error) = netlink::set_max_segments(index, u32::try_from(segments).unwrap_or(1)) {
+            tracing::debug!(%error, "the kernel keeps its own limit of segments in a super-packet");
+        }
+        let (tcp, udp) = (queue.joins_tcp(), queue.joins_udp() && config.offload == Offload::All);
         let shared = Arc::new(Shared {
-            device,
+            queue,
             index,
-            set: Mutex::default(),
+            set: Mutex::new(Configured::new(u32::from(mtu))),
         });
         Ok(Self {
             name,
-            mtu: usize::from(mtu),
             shared,
+            tcp: AtomicBool::new(tcp),
+            udp: AtomicBool::new(udp),
+            refused: AtomicU64::new(0),
         })
     }
 
@@ -109,122 +150,133 @@ impl TunDevice {
     /// What the system says, with the address.
     pub async fn set_addresses(&self, addresses: &[IpAddr]) -> io::Result<()> {
         let wanted = addresses.to_vec();
-        self.blocking(move |shared, set| {
-            // New ones first: with the last address of a family the system would drop the routes, too.
-            for address in &wanted {
-                if set.addresses.contains(address) {
-                    continue;
-                }
-                match (address, shared.add_address(*address)) {
-                    (_, Ok(())) => set.addresses.push(*address),
-                    (IpAddr::V4(_), Err(error)) => return Err(about("set address", address, &error)),
-                    (IpAddr::V6(_), Err(error)) => {
-                        tracing::warn!(%address, %error, "no IPv6 on the TUN device: the system does not take it");
-                    }
-                }
-            }
-            for gone in set.addresses.extract_if(.., |old| !wanted.contains(old)) {
-                // The system may have dropped it by itself.
-                let _ = shared.device.remove_address(gone);
-            }
-            let Configured { addresses, routes } = set;
-            routes.retain(|route| {
-                addresses
-                    .iter()
-                    .any(|address| address.is_ipv4() == route.addr().is_ipv4())
-            });
-            Ok(())
-        })
-        .await
+        self.blocking(move |shared, set| set.set_addresses(shared, &wanted))
+            .await
     }
 
     /// Makes these the routes into the interface. Routes of a family without address are left out, since the system
-    /// would refuse them; they are set once there is one.
+    /// would refuse them; they are set once there is one. Where the interface takes more than the smallest MTU of IPv6,
+    /// they carry that one, until [`set_peer_mtu`](Self::set_peer_mtu) tells better for a peer.
     ///
     /// # Errors
     ///
     /// What the system says, with the route.
     pub async fn set_routes(&self, routes: &[IpNet]) -> io::Result<()> {
-        let wanted: Vec<IpNet> = routes.iter().map(IpNet::trunc).collect();
-        self.blocking(move |shared, set| {
-            for gone in set.routes.extract_if(.., |old| !wanted.contains(old)) {
-                // A route goes with its interface or address, so it may be gone already.
-                let _ = route::remove(shared.index, gone);
-            }
-            for wanted in wanted {
-                let has_source = set
-                    .addresses
-                    .iter()
-                    .any(|address| address.is_ipv4() == wanted.addr().is_ipv4());
-                if has_source && !set.routes.contains(&wanted) {
-                    route::add(shared.index, wanted).map_err(|error| about("set route", &wanted, &error))?;
-                    set.routes.push(wanted);
-                }
-            }
-            Ok(())
-        })
-        .await
+        let wanted = routes.iter().map(IpNet::trunc).collect();
+        self.blocking(move |shared, set| set.set_routes(shared, wanted)).await
     }
 
-    /// Waits for a packet that the kernel routed into the mesh.
+    /// Packets for these addresses may be so large, up to the interface's own MTU, whatever the routes around them say.
+    /// Takes effect a little later; an error is told in the log, since the old size stays right.
+    pub fn set_peer_mtu(&self, addresses: &[IpAddr], mtu: usize) {
+        let (addresses, mtu) = (addresses.to_vec(), u32::try_from(mtu).unwrap_or(u32::MAX));
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || {
+            let mut set = shared.set.lock().unwrap_or_else(PoisonError::into_inner);
+            for address in addresses {
+                if let Err(error) = set.set_peer_mtu(&shared, address, mtu) {
+                    tracing::debug!(%error, "a route keeps its packet size");
+                }
+            }
+        });
+    }
+
+    /// Whether joined TCP is welcome to [`send_super`](Self::send_super); it is taken apart again otherwise.
+    pub fn joins_tcp(&self) -> bool {
+        self.tcp.load(Ordering::Relaxed)
+    }
+
+    /// Whether joined UDP is.
+    pub fn joins_udp(&self) -> bool {
+        self.udp.load(Ordering::Relaxed)
+    }
+
+    /// Packets that the kernel did not take from us.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is something to receive, or the interface has failed.
     ///
     /// # Errors
     ///
-    /// What the system says, for instance that the interface was deleted.
+    /// What the system says.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses no packet.
-    pub async fn recv(&self) -> io::Result<PacketBuf> {
-        loop {
-            if let Some(packet) = self.try_recv()? {
-                return Ok(packet);
-            }
-            self.shared.device.readable().await?;
-        }
+    /// Nothing is read here.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.shared.queue.device().readable().await
     }
 
-    /// A packet that is there already.
+    /// What the kernel routed into the mesh, if anything is there: `[vnet header][IP packet]`, with the length of both.
+    /// `buffer` takes the largest packet and its header.
     ///
     /// # Errors
     ///
-    /// As [`recv`](Self::recv).
-    pub fn try_recv(&self) -> io::Result<Option<PacketBuf>> {
-        let mut packet = PacketBuf::zeroed(self.mtu);
-        match self.shared.device.try_recv(&mut packet) {
-            Ok(count) => {
-                packet.truncate(count);
-                Ok(Some(packet))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// What the system says; a sentence that the interface was deleted.
+    pub fn recv_super(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.shared.queue.read(buffer).map_err(|error| self.named(error))
     }
 
-    /// Gives a packet to the kernel. It is dropped by an error: the kernel takes packets at once or not at all.
+    /// Gives `[vnet header][IP packet]` to the kernel. It is dropped by an error: the kernel takes packets at once or not
+    /// at all. A super-packet that the kernel does not want is given to it packet by packet, and so are all that follow.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when its queue is full, else what the system says of the packet.
-    pub fn try_send(&self, packet: &[u8]) -> io::Result<()> {
-        self.shared.device.try_send(packet).map(|_count| ())
+    pub fn send_super(&self, buffer: &[u8]) -> io::Result<()> {
+        let Some(header) = VnetHeader::parse(buffer) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let queue = &self.shared.queue;
+        let welcome = match header.gso_type {
+            GSO_NONE => queue.finishes_checksums() || !header.needs_checksum(),
+            GSO_UDP_L4 => self.joins_udp(),
+            _ => self.joins_tcp(),
+        };
+        if welcome {
+            let Err(error) = queue.write(buffer) else { return Ok(()) };
+            if header.gso_type == GSO_NONE || !queue::is_refusal(&error) {
+                return Err(self.dropped(error));
+            }
+            let joins = if header.gso_type == GSO_UDP_L4 {
+                &self.udp
+            } else {
+                &self.tcp
+            };
+            joins.store(false, Ordering::Relaxed);
+            tracing::warn!(device = self.name, kind = header.gso_type, %error, "the kernel refuses joined packets: each is given to it by itself from now on");
+        }
+        self.send_singly(&header, &buffer[VnetHeader::LEN..])
     }
 
-    pub async fn readable(&self) -> io::Result<()> {
-        self.shared.device.readable().await
-    }
-    pub fn recv_super(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.shared.device.try_recv(&mut buffer[10..]) {
-            Ok(count) => {
-                buffer[..10].fill(0);
-                Ok(Some(count + 10))
+    fn send_singly(&self, header: &VnetHeader, packet: &[u8]) -> io::Result<()> {
+        let splitter = Splitter::new(header, packet)
+            .map_err(|error| self.dropped(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let mut single = vec![0; VnetHeader::LEN + splitter.len_of(0)];
+        let mut outcome = Ok(());
+        for index in 0..splitter.count() {
+            let single = &mut single[..VnetHeader::LEN + splitter.len_of(index)];
+            splitter.write(index, &mut single[VnetHeader::LEN..]);
+            if let Err(error) = self.shared.queue.write(single) {
+                outcome = Err(self.dropped(error));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
         }
+        outcome
     }
-    pub fn send_super(&self, buffer: &[u8]) -> io::Result<()> {
-        self.try_send(&buffer[10..])
+
+    fn dropped(&self, error: io::Error) -> io::Error {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.named(error)
+    }
+
+    fn named(&self, error: io::Error) -> io::Error {
+        if queue::is_gone(&error) {
+            let sentence = format!("the interface '{}' was deleted", self.name);
+            return io::Error::new(io::ErrorKind::NotFound, sentence);
+        }
+        error
     }
 
     /// Netlink and ioctl are short, but they block.
@@ -241,15 +293,6 @@ impl TunDevice {
     }
 }
 
-impl Shared {
-    fn add_address(&self, address: IpAddr) -> io::Result<()> {
-        match address {
-            IpAddr::V4(address) => self.device.add_address_v4(address, 32_u8),
-            IpAddr::V6(address) => self.device.add_address_v6(address, 128_u8),
-        }
-    }
-}
-
 /// The words to act on.
 fn explain(name: &str, error: &io::Error) -> io::Error {
     let instead = "or leave the TUN device out: userspace mode needs neither";
@@ -262,13 +305,6 @@ fn explain(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(
         error.kind(),
         format!("cannot create the TUN device '{name}': {error}; {advice}"),
-    )
-}
-
-fn about(what: &str, which: &dyn std::fmt::Display, error: &io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("cannot {what} {which} on the TUN device: {error}"),
     )
 }
 

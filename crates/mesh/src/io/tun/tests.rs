@@ -12,6 +12,10 @@ use tokio::sync::Notify;
 use super::{TunConfig, TunDevice, explain};
 use crate::net::{TcpListener, TcpStream, UdpSocket};
 use crate::netstack::{SharedStack, StackConfig};
+use crate::packet::join::Joiner;
+use crate::packet::split::Splitter;
+use crate::packet::vnet::VnetHeader;
+use crate::packet::{PacketBatch, PacketBuf};
 
 /// Set in the process that runs inside the namespace.
 const INSIDE: &str = "SANDD_TEST_INSIDE_NAMESPACE";
@@ -29,11 +33,7 @@ fn errors_name_the_right_and_the_alternative() {
 #[test]
 fn bad_names_are_refused() {
     for name in ["", "sixteen-letters!", "a/b", "a b", "..", "a:1", "tun%d"] {
-        let error = TunDevice::open(&TunConfig {
-            name: name.to_owned(),
-            mtu: 1280,
-        })
-        .unwrap_err();
+        let error = TunDevice::open(&TunConfig::new(name, 1280)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{name}");
     }
 }
@@ -80,19 +80,9 @@ fn ip(text: &str) -> IpAddr {
 }
 
 async fn story() {
-    let tun = Arc::new(
-        TunDevice::open(&TunConfig {
-            name: "sandd-t0".to_owned(),
-            mtu: 1280,
-        })
-        .unwrap(),
-    );
+    let tun = Arc::new(TunDevice::open(&TunConfig::new("sandd-t0", 1420)).unwrap());
     assert_eq!(tun.name(), "sandd-t0");
-    let taken = TunDevice::open(&TunConfig {
-        name: "sandd-t0".to_owned(),
-        mtu: 1280,
-    })
-    .unwrap_err();
+    let taken = TunDevice::open(&TunConfig::new("sandd-t0", 1280)).unwrap_err();
     assert!(taken.to_string().contains("another program has that device"), "{taken}");
 
     let (ours4, ours6) = (ip("100.64.0.1"), ip("fd7a:115c:a1e0::1"));
@@ -131,16 +121,30 @@ fn peer_behind(tun: Arc<TunDevice>, addresses: &[IpAddr]) -> SharedStack {
     let stack = SharedStack::new(StackConfig::new(1280), Arc::new(move || waker.notify_one()));
     stack.lock().set_addresses(addresses);
     let shared = stack.clone();
+    let mut joiner = Joiner::new();
+    joiner.set_udp(tun.joins_udp());
+    let mut buffer = vec![0; VnetHeader::LEN + 65_535];
     tokio::spawn(async move {
         loop {
             let deadline = {
                 let mut stack = shared.lock();
-                let batch = std::iter::from_fn(|| tun.try_recv().unwrap()).take(64).collect();
+                let mut batch = PacketBatch::new();
+                while let Some(len) = tun.recv_super(&mut buffer).unwrap() {
+                    let (header, packet) = buffer[..len].split_at(VnetHeader::LEN);
+                    let splitter = Splitter::new(&VnetHeader::parse(header).unwrap(), packet).unwrap();
+                    for index in 0..splitter.count() {
+                        let mut single = PacketBuf::zeroed(splitter.len_of(index));
+                        splitter.write(index, &mut single);
+                        batch.push(single);
+                    }
+                }
                 stack.handle_packets(batch, Instant::now());
                 stack.poll(Instant::now());
+                let mut sink = |joined: &mut [u8]| tun.send_super(joined).unwrap();
                 while let Some(packet) = stack.poll_transmit() {
-                    tun.try_send(&packet).unwrap();
+                    joiner.push(&packet, &mut sink);
                 }
+                joiner.flush(&mut sink);
                 stack.poll_timeout()
             };
             let sleep = async {
@@ -151,9 +155,7 @@ fn peer_behind(tun: Arc<TunDevice>, addresses: &[IpAddr]) -> SharedStack {
             };
             tokio::select! {
                 () = wake.notified() => {}
-                packet = tun.recv() => {
-                    shared.lock().handle_packets(std::iter::once(packet.unwrap()).collect(), Instant::now());
-                }
+                ready = tun.readable() => ready.unwrap(),
                 () = sleep => {}
             }
         }
