@@ -20,6 +20,7 @@ mod process;
 mod sandd;
 mod story;
 mod tailscaled;
+mod wireguard;
 mod world;
 
 pub mod probe;
@@ -35,4 +36,5 @@ pub use process::{Process, ProcessUsage, Run, run};
 pub use sandd::{Role, Sandd, SanddOptions, SanddPath, built_beside, forget_state, sandd_binary};
 pub use story::{skip_reason, story};
 pub use tailscaled::{Device, TailscalePath, Tailscaled, TailscaledOptions};
+pub use wireguard::{WireGuard, WireGuardHost, WireGuardPeer, WireGuardProgram};
 pub use world::{Host, Lab, SERVER_ADDRESS, SERVER_PRIVATE_ADDRESS, SERVER_SECOND_ADDRESS, Site};

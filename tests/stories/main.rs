@@ -12,3 +12,4 @@ mod membership;
 mod outage;
 mod paths;
 mod stage;
+mod wireguard;

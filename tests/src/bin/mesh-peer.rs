@@ -41,7 +41,7 @@ async fn main() -> Result<()> {
         builder = builder.store(Arc::new(FileStore::open(directory.as_ref())?));
     }
     let mesh = builder.join(ControlUrl::parse(server)?, key).await?;
-    say(&json!({ "addresses": mesh.addresses() }))?;
+    say(&json!({ "addresses": mesh.addresses(), "node_key": mesh.status().await?.node_key }))?;
     match verb {
         ["sink", port] => sink(&mesh, port.parse()?).await,
         ["send", host, port, bytes] => send(&mesh, host, port.parse()?, bytes.parse()?).await,

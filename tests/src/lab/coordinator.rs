@@ -22,6 +22,11 @@ pub struct Coordinator<'lab> {
 impl<'lab> Coordinator<'lab> {
     /// Starts it on the lab's server and waits until it makes keys.
     pub fn start(lab: &'lab Lab) -> Result<Self> {
+        Self::start_with(lab, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(lab: &'lab Lab, arguments: &[&str]) -> Result<Self> {
         let host = lab.server();
         let certificate = lab.ca().sign(&[SERVER_NAME, &SERVER_ADDRESS.to_string()])?;
         let socket = lab.directory().join("coordinator.sock");
@@ -36,7 +41,8 @@ impl<'lab> Coordinator<'lab> {
             .arg(certificate.certificate)
             .arg("--tls-key")
             .arg(certificate.key)
-            .args(["--url", &format!("https://{SERVER_NAME}")]);
+            .args(["--url", &format!("https://{SERVER_NAME}")])
+            .args(arguments);
         let process = Process::start("coordinator", lab.directory(), &mut command)?;
         let mut coordinator = Self { host, socket, process };
         eventually("the coordinator's answer", Duration::from_secs(10), || {
@@ -46,6 +52,12 @@ impl<'lab> Coordinator<'lab> {
             coordinator.create_key(&[])
         })?;
         Ok(coordinator)
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
     /// What nodes name as `--tunnel-server`.

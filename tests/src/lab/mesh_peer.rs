@@ -3,6 +3,7 @@
 use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use sandd_control_client::keys::NodePublicKey;
 use serde_json::Value;
 
 use super::{eventually, headscale::ipv4_of, process::Process, sandd::built_beside, tailscaled::Device, world::Host};
@@ -93,6 +94,12 @@ impl MeshPeer {
             }
             bail!("no such answer yet")
         })
+    }
+
+    /// Its public key.
+    pub fn key(&mut self) -> Result<NodePublicKey> {
+        let key = self.answer("node_key", Duration::from_secs(20))?;
+        Ok(serde_json::from_value(key)?)
     }
 
     /// Its IPv4 address in the mesh.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use sandd_control_client::keys::NodePublicKey;
 use serde_json::Value;
 
 use super::{
@@ -240,6 +241,15 @@ impl<'lab> Sandd<'lab> {
     /// What `sandd status --json` says.
     pub fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&run(&mut self.cli(&["status", "--json"]))?)?)
+    }
+
+    /// Its public key.
+    pub fn key(&self) -> Result<NodePublicKey> {
+        let status = self.status()?;
+        let key = find(&status, "node_key")
+            .and_then(Value::as_str)
+            .context("no node_key")?;
+        Ok(key.parse()?)
     }
 
     /// Its IPv4 address in the mesh.
