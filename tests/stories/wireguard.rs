@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::lab::{
-    Coordinator, Device, Host, Lab, MeshPeer, MeshPeerOptions, Namespace, Role, Run, Sandd, SanddOptions, Tailscaled,
+    Coordinator, Host, Lab, MeshPeer, MeshPeerOptions, Namespace, Role, Run, Sandd, SanddOptions, Tailscaled,
     TailscaledOptions, WireGuardHost, WireGuardPeer, WireGuardProgram, eventually,
     probe::{HashingSink, Pinger, send_hashed},
     story,
@@ -203,11 +203,7 @@ fn tailscaled_and_a_plain_peer(lab: &Lab, program: WireGuardProgram) -> Result<(
     let file = PeersFile::create(lab, &[&plain])?;
     let coordinator = file.coordinator(lab)?;
     let key = coordinator.create_key(&[])?;
-    let options = TailscaledOptions {
-        device: Device::Tun,
-        accept_dns: false,
-    };
-    let stock = Tailscaled::join(&a, &options, &coordinator.url(), &key)?;
+    let stock = Tailscaled::join(&a, &TailscaledOptions::default(), &coordinator.url(), &key)?;
     let status = stock.status()?;
     let Some(key) = status.pointer("/Self/PublicKey").and_then(|key| key.as_str()) else {
         bail!("no key in {status}")

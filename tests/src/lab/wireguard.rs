@@ -114,7 +114,7 @@ impl<'lab> WireGuardHost<'lab> {
         let interface = format!("wg{}x{number}", process::id());
         let mut command = self.host.command(peers_directory().join(self.program.name()));
         command.args(["-f", &interface]);
-        if self.program == WireGuardProgram::Boringtun {
+        if self.program != WireGuardProgram::WireguardGo {
             command.arg("--disable-drop-privileges");
         }
         let name = format!("{}-{}", self.program.name(), self.host.name());
