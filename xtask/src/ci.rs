@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    arch, e2e, notices, peers, setup,
+    arch, e2e, notices, peers, rivals, setup,
     step::{Steps, say},
     tree,
 };
@@ -42,7 +42,7 @@ const NOT_UNIT: [&str; 6] = [
 ];
 
 /// Runs every check and every test; stops at the first step that fails.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(rivals: bool) -> Result<()> {
     let mut steps = Steps::begin();
     steps.command("formatting", minutes(2), tree::cargo(&["fmt", "--all", "--check"]))?;
     steps.run("layers, ceilings, unwraps", |_| arch::run())?;
@@ -55,7 +55,7 @@ pub(crate) fn run() -> Result<()> {
     doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
     steps.command("documentation", minutes(15), doc)?;
 
-    let peers = peers_if_possible(&mut steps)?;
+    let peers = peers_if_possible(&mut steps, rivals)?;
     let mut unit = tree::cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     unit.args(NOT_UNIT);
     steps.tests(
@@ -80,7 +80,7 @@ pub(crate) fn run() -> Result<()> {
     steps.tests("fuzz corpus replay", minutes(5), fuzz)?;
     let benches = tree::cargo(&["test", "--locked", "--package", "sandd-benches", "--all-targets"]);
     steps.tests("benches, each once", minutes(10), benches)?;
-    e2e::run(&mut steps, &[])?;
+    e2e::run(&mut steps, &[], rivals)?;
     steps.finish();
     Ok(())
 }
@@ -90,12 +90,18 @@ fn minutes(minutes: u64) -> Duration {
 }
 
 /// Builds the peers. Who is not root may do without them, for then the stories are skipped as well.
-fn peers_if_possible(steps: &mut Steps) -> Result<Option<PathBuf>> {
+fn peers_if_possible(steps: &mut Steps, rivals: bool) -> Result<Option<PathBuf>> {
     if !setup::is_root() && setup::go().is_err() {
         say("no Go toolchain: what needs a real Headscale or tailscaled is left out");
         return Ok(None);
     }
-    steps.run("peers", |_| peers::build_missing())?;
+    steps.run("peers", |_| {
+        if rivals {
+            rivals::build_missing()
+        } else {
+            peers::build_missing()
+        }
+    })?;
     Ok(Some(peers::directory()))
 }
 

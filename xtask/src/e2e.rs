@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{peers, setup, step::Steps, tree};
+use crate::{peers, rivals, setup, step::Steps, tree};
 
 /// How long all stories may take together.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -12,16 +12,27 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Builds what the stories run, and runs those whose name contains the filter.
 pub(crate) fn stories(arguments: &[String]) -> Result<()> {
     let mut steps = Steps::begin();
+    let rivals = rivals::are_wanted(arguments);
     steps.run("peers", |_| {
-        setup::install_missing().and_then(|()| peers::build_missing())
+        setup::install_missing()?;
+        if rivals {
+            rivals::build_missing()
+        } else {
+            peers::build_missing()
+        }
     })?;
-    run(&mut steps, arguments)?;
+    let filter: Vec<String> = arguments
+        .iter()
+        .filter(|argument| *argument != rivals::FLAG)
+        .cloned()
+        .collect();
+    run(&mut steps, &filter, rivals)?;
     steps.finish();
     Ok(())
 }
 
 /// The same as steps of a longer task.
-pub(crate) fn run(steps: &mut Steps, arguments: &[String]) -> Result<()> {
+pub(crate) fn run(steps: &mut Steps, arguments: &[String], rivals: bool) -> Result<()> {
     steps.command(
         "build sandd",
         LIMIT,
@@ -35,6 +46,10 @@ pub(crate) fn run(steps: &mut Steps, arguments: &[String]) -> Result<()> {
     if setup::is_root() {
         // Root can tell every story: one that cannot be told is a failure.
         command.env("SANDD_E2E_REQUIRED", "1");
+    }
+    if rivals {
+        // Then one that was not built is a failure, too.
+        command.env("SANDD_E2E_RIVALS", "1");
     }
     steps.tests("e2e stories", LIMIT, command)
 }

@@ -17,10 +17,11 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask <verb>
 
-  ci                   everything that must hold: formatting, lints, layers, documentation, all tests
+  ci [--rivals]        everything that must hold: formatting, lints, layers, documentation, all tests
   arch                 who may import whom, file ceilings, unwraps, channels
-  peers                builds Headscale and Tailscale's programs into the cache, when missing or of another version
-  e2e [FILTER]         builds sandd and runs the end-to-end stories (root, namespaces)
+  peers [--rivals]     builds Headscale, Tailscale's programs and wireguard-go into the cache, when missing or of another
+                       version; with --rivals gotatun, boringtun and a program on tsnet, too (minutes)
+  e2e [--rivals] [FILTER]  builds sandd and runs the end-to-end stories (root, namespaces)
   lab-measure [ARG]..  the figures: start, direct path, idle cost (root, namespaces); --help lists its arguments
   bench throughput [ARG]..  speed against wireguard-go, tailscaled, gotatun, boringtun and tsnet (root, namespaces); --help
   notices [--check]    writes THIRD-PARTY-NOTICES.md, or checks it and the licences of all dependencies";
@@ -41,8 +42,9 @@ fn dispatch() -> Result<()> {
         bail!("{USAGE}")
     };
     match verb.as_str() {
-        "ci" => ci::run(),
+        "ci" => ci::run(rivals::are_wanted(rest)),
         "arch" => arch::run(),
+        "peers" if rivals::are_wanted(rest) => rivals::build_missing(),
         "peers" => peers::build_missing(),
         "e2e" => e2e::stories(rest),
         "lab-measure" => e2e::measure(rest),

@@ -1,4 +1,4 @@
-//! The real peers: Headscale and Tailscale's programs, built from the Go module proxy at pinned versions.
+//! The real peers: Headscale, Tailscale's programs and wireguard-go, built from the Go module proxy at pinned versions.
 //!
 //! They lie outside the tree, so that a fresh clone finds them: `SANDD_PEERS_DIR`, else `sandd-peers` in the user's
 //! cache. Beside each program a stamp says which version it is of.
@@ -21,7 +21,7 @@ pub(crate) struct Peer {
     pub(crate) programs: &'static [(&'static str, &'static str)],
 }
 
-const PEERS: [Peer; 2] = [
+const PEERS: [Peer; 3] = [
     Peer {
         module: "github.com/juanfont/headscale",
         version: "v0.29.2",
@@ -35,6 +35,11 @@ const PEERS: [Peer; 2] = [
             ("tailscale", "./cmd/tailscale"),
             ("derper", "./cmd/derper"),
         ],
+    },
+    Peer {
+        module: "golang.zx2c4.com/wireguard",
+        version: "v0.0.0-20260522210424-ecfc5a8d5446",
+        programs: &[("wireguard-go", ".")],
     },
 ];
 

@@ -1,4 +1,5 @@
-//! What our speed is compared with: wireguard-go, gotatun, boringtun and a program on tsnet, at pinned versions.
+//! What our speed is compared with beside the peers: gotatun, boringtun and a program on tsnet, at pinned versions. The
+//! first two are plain WireGuard peers of stories, too.
 //!
 //! They lie beside the peers, with the same stamps. One that cannot be built is no error: the bench says that it is missing.
 
@@ -11,18 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{
-    peers::{self, Peer},
-    setup,
-    step::say,
-    tree,
-};
-
-const WIREGUARD_GO: Peer = Peer {
-    module: "golang.zx2c4.com/wireguard",
-    version: "v0.0.0-20260522210424-ecfc5a8d5446",
-    programs: &[("wireguard-go", ".")],
-};
+use crate::{peers, setup, step::say, tree};
 
 /// A crate, its version, its program.
 const CRATES: [(&str, &str, &str); 2] = [
@@ -33,13 +23,20 @@ const CRATES: [(&str, &str, &str); 2] = [
 /// What the program on tsnet is called there.
 const TSNET: &str = "tsnet-stream";
 
+/// The flag that asks for them where they are not needed.
+pub(crate) const FLAG: &str = "--rivals";
+
+/// Whether the arguments ask for them.
+pub(crate) fn are_wanted(arguments: &[String]) -> bool {
+    arguments.iter().any(|argument| argument == FLAG)
+}
+
 /// Builds what is missing or of another version, one after the other.
 pub(crate) fn build_missing() -> Result<()> {
     let directory = peers::directory();
     fs::create_dir_all(&directory).with_context(|| format!("{} could not be created", directory.display()))?;
     let mut outcomes = vec![
-        ("Headscale and tailscaled", peers::build_missing()),
-        ("wireguard-go", WIREGUARD_GO.build_if_missing(&directory)),
+        ("Headscale, tailscaled or wireguard-go", peers::build_missing()),
         (TSNET, tsnet(&directory)),
     ];
     for (package, version, program) in CRATES {

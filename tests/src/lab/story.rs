@@ -26,7 +26,7 @@ pub fn skip_reason() -> Option<String> {
         }
     }
     let peers = peers_directory();
-    ["headscale", "tailscaled", "tailscale"]
+    ["headscale", "tailscaled", "tailscale", "wireguard-go"]
         .into_iter()
         .find(|program| !peers.join(program).exists())
         .map(|program| {

@@ -160,15 +160,6 @@ impl WireGuard {
         &self.process
     }
 
-    /// Seconds since the epoch of its last handshake with anybody; nothing before the first.
-    pub fn last_handshake(&self) -> Result<Option<u64>> {
-        let answer = self.ask("get=1\n\n")?;
-        let times = answer
-            .lines()
-            .filter_map(|line| line.strip_prefix("last_handshake_time_sec="));
-        Ok(times.filter_map(|text| text.parse().ok()).filter(|at| *at > 0).max())
-    }
-
     /// Sends an order and reads the answer up to its `errno`.
     fn ask(&self, order: &str) -> Result<String> {
         let path = self.socket();
