@@ -44,7 +44,6 @@ mod listener;
 mod metrics;
 mod ports;
 mod schedule;
-mod sequence;
 mod shared;
 mod stack;
 mod tcp;

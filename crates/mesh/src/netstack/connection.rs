@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 
-use super::ingress::{FourTuple, SegmentFlags};
+use super::ingress::FourTuple;
 use super::schedule::Place;
-use super::sequence::{Heard, SentMax};
 use super::{ListenerId, SocketError, StackConfig};
 use crate::packet::PacketBuf;
 
@@ -53,13 +52,11 @@ pub(super) struct Connection {
     pub(super) opened: bool,
     pub(super) detached: bool,
     pub(super) orphan: bool,
-    /// Our half is to be closed once all bytes are acknowledged.
+    /// Our half was closed by its owner.
     close_wanted: bool,
-    pub(super) sent: SentMax,
     /// In time-wait: the acknowledgement of the peer's FIN.
     pub(super) last_ack: Option<PacketBuf>,
     eof: bool,
-    heard: Heard,
     /// When the peer must have answered at last: set as long as something is outstanding.
     patience_ends: Option<Instant>,
     linger_ends: Option<Instant>,
@@ -98,10 +95,8 @@ impl Connection {
             detached: false,
             orphan: false,
             close_wanted: false,
-            sent: SentMax::default(),
             last_ack: None,
             eof: false,
-            heard: Heard::default(),
             patience_ends: None,
             linger_ends: None,
             time_wait_ends: None,
@@ -116,13 +111,6 @@ impl Connection {
 
     pub(super) fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.sockets.get_mut(self.handle)
-    }
-
-    /// Brings a segment up to date; false when smoltcp must not see it.
-    pub(super) fn admit(&mut self, packet: &mut [u8], verified: bool, flags: SegmentFlags) -> bool {
-        let only_fin =
-            matches!(self.socket().state(), State::FinWait1 | State::Closing) && self.socket().send_queue() == 0;
-        self.heard.admit(packet, verified, flags, only_fin)
     }
 
     /// For tests: something is outstanding, so that smoltcp must have a timer.
@@ -175,9 +163,6 @@ impl Connection {
             self.opened = true;
             self.patience_ends = None;
         }
-        if self.close_wanted && state == State::CloseWait {
-            self.close();
-        }
         // Nobody will ever read it: the peer must hear that (RFC 9293 §3.6.1).
         if self.orphan && self.socket().can_recv() && !self.detached {
             self.abort();
@@ -226,13 +211,10 @@ impl Connection {
             .min()
     }
 
-    /// Closes our half: FIN follows the last byte. When the peer has closed its own, smoltcp would look at no window
-    /// update any more, and go on by probes only; there FIN waits until the bytes are acknowledged.
+    /// Closes our half: FIN follows the last byte.
     pub(super) fn close(&mut self) {
         self.close_wanted = true;
-        if self.socket().state() != State::CloseWait || self.socket().send_queue() == 0 {
-            self.socket_mut().close();
-        }
+        self.socket_mut().close();
     }
 
     /// Closes at once; the next turn sends RST when there is a peer to hear it.

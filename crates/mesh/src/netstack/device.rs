@@ -13,7 +13,6 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxT
 use smoltcp::time::Instant;
 
 use super::ingress;
-use super::sequence::SentMax;
 use crate::packet::PacketBuf;
 use crate::packet::vnet::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VnetHeader};
 
@@ -44,8 +43,6 @@ pub(super) struct QueueDevice {
     looped: VecDeque<PacketBuf>,
     local: Vec<IpAddr>,
     dropped: u64,
-    /// Of the connection that has its turn, with whether RST is of its own will.
-    mending: Option<(SentMax, bool)>,
     spare_small: Vec<PacketBuf>,
     spare_large: Vec<PacketBuf>,
 }
@@ -58,7 +55,6 @@ impl QueueDevice {
             looped: VecDeque::new(),
             local: Vec::new(),
             dropped: 0,
-            mending: None,
             spare_small: Vec::new(),
             spare_large: Vec::new(),
         }
@@ -66,15 +62,6 @@ impl QueueDevice {
 
     pub(super) fn set_local(&mut self, addresses: &[IpAddr]) {
         self.local = addresses.to_vec();
-    }
-
-    /// Until [`end_turn`](Self::end_turn) the packets come from the connection that this belongs to.
-    pub(super) fn begin_turn(&mut self, sent: SentMax, resets: bool) {
-        self.mending = Some((sent, resets));
-    }
-
-    pub(super) fn end_turn(&mut self) -> SentMax {
-        self.mending.take().map(|(sent, _)| sent).unwrap_or_default()
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -157,9 +144,6 @@ impl QueueDevice {
     }
 
     fn take_segment(&mut self, meta: PacketMeta, mut packet: PacketBuf) {
-        if let Some((sent, resets)) = &mut self.mending {
-            sent.mend(&mut packet, *resets);
-        }
         let mut offload = VnetHeader::default();
         match (meta.segmentation_offload_size, ingress::tcp_header(&packet)) {
             (Some(size), Some((start, len, v6))) => {

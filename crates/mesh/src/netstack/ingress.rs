@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{
     IPV4_HEADER_LEN, IPV6_HEADER_LEN, Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, IpVersion,
-    Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber, UdpPacket,
+    Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
 /// Both ends of a connection, seen from here.
@@ -53,10 +53,6 @@ pub(super) struct SegmentFlags {
     pub(super) resets: bool,
     /// It carries bytes or FIN, which want to be acknowledged.
     pub(super) occupies: bool,
-    pub(super) finishes: bool,
-    pub(super) synchronizes: bool,
-    pub(super) ack: Option<TcpSeqNumber>,
-    pub(super) window: u16,
 }
 
 /// Classifies a packet; `None` when it is malformed or of a kind that we do not speak.
@@ -178,10 +174,6 @@ fn transport(
             opens: tcp.syn() && !tcp.ack() && !tcp.rst(),
             resets: tcp.rst(),
             occupies: tcp.fin() || !tcp.payload().is_empty(),
-            finishes: tcp.fin(),
-            synchronizes: tcp.syn(),
-            ack: tcp.ack().then(|| tcp.ack_number()),
-            window: tcp.window_len(),
         };
         return Some(Kind::Tcp { tuple, flags });
     }

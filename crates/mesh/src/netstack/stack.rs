@@ -16,7 +16,6 @@ use super::ingress::{self, FourTuple, Inbound, Kind, SegmentFlags};
 use super::listener::Listener;
 use super::ports::Random;
 use super::schedule::Schedule;
-use super::sequence::split_fin;
 use super::time_wait::TimeWait;
 use super::udp::Datagrams;
 use super::{ConnectionId, ListenerId, StackConfig, StackMetrics, UdpId};
@@ -154,14 +153,14 @@ impl Stack {
 
     /// Takes packets from the engine, in order. Answers are queued for [`poll_transmit`](Self::poll_transmit).
     pub fn handle_packets(&mut self, packets: PacketBatch, now: Instant) {
-        for mut packet in packets {
-            self.handle_packet(&mut packet, false, now);
+        for packet in packets {
+            self.handle_packet(&packet, false, now);
         }
     }
 
     /// Takes one packet, which may be a super-packet of up to 64 KiB. `verified`: its transport checksum was looked at
     /// before, and the field need not be right any more.
-    pub fn handle_packet(&mut self, packet: &mut [u8], verified: bool, now: Instant) {
+    pub fn handle_packet(&mut self, packet: &[u8], verified: bool, now: Instant) {
         self.advance(now);
         self.metrics.packets_in += 1;
         self.receive(packet, verified, false);
@@ -191,10 +190,10 @@ impl Stack {
             }
         }
         for _ in 0..LOOPED_PER_POLL {
-            let Some(mut packet) = self.device.pop_looped() else {
+            let Some(packet) = self.device.pop_looped() else {
                 break;
             };
-            self.receive(&mut packet, true, true);
+            self.receive(&packet, true, true);
             self.device.recycle(packet);
         }
     }
@@ -252,7 +251,7 @@ impl Stack {
         self.now = self.now.max(now);
     }
 
-    fn receive(&mut self, packet: &mut [u8], verified: bool, looped: bool) {
+    fn receive(&mut self, packet: &[u8], verified: bool, looped: bool) {
         let Some(inbound) = ingress::classify(packet, verified) else {
             self.metrics.dropped_malformed += 1;
             return;
@@ -271,7 +270,7 @@ impl Stack {
             self.metrics.dropped_source += 1;
             return;
         }
-        let Some(packet) = packet.get_mut(..len) else { return };
+        let Some(packet) = packet.get(..len) else { return };
         match kind {
             Kind::Tcp { tuple, flags } => self.handle_segment(packet, verified, tuple, flags),
             Kind::Udp { tuple, payload } => {
@@ -296,36 +295,19 @@ impl Stack {
     }
 
     /// Feeds a segment to its connection.
-    pub(super) fn feed(&mut self, id: ConnectionId, packet: &mut [u8], verified: bool, flags: SegmentFlags) {
-        let fin = if flags.finishes {
-            split_fin(packet, verified)
-        } else {
-            None
-        };
-        self.feed_part(id, packet, verified, flags);
-        if let Some(mut fin) = fin {
-            self.feed_part(id, &mut fin, verified, flags);
-        }
-    }
-
-    fn feed_part(&mut self, id: ConnectionId, packet: &mut [u8], verified: bool, flags: SegmentFlags) {
+    pub(super) fn feed(&mut self, id: ConnectionId, packet: &[u8], verified: bool, flags: SegmentFlags) {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.detached) else {
             return;
         };
         let before = connection.socket().state();
-        if connection.admit(packet, verified, flags) {
-            let now = self.clock.inner(self.now);
-            connection.sent.peer_is_full = flags.window == 0;
-            self.device.begin_turn(connection.sent, false);
-            let mut feed = Feed {
-                queues: &mut self.device,
-                packet: Some(packet),
-                verified,
-            };
-            self.interface
-                .poll_ingress_single(now, &mut feed, &mut connection.sockets);
-            connection.sent = self.device.end_turn();
-        }
+        let now = self.clock.inner(self.now);
+        let mut feed = Feed {
+            queues: &mut self.device,
+            packet: Some(packet),
+            verified,
+        };
+        self.interface
+            .poll_ingress_single(now, &mut feed, &mut connection.sockets);
         connection.after_packet(before, flags.resets);
         self.settle(id);
     }
@@ -350,7 +332,6 @@ impl Stack {
         let mut next = None;
         if !connection.detached && !connection.is_past_time_wait(self.now) {
             let mut sent = 0;
-            self.device.begin_turn(connection.sent, true);
             loop {
                 next = self.interface.poll_at(now, &connection.sockets);
                 if next.is_none_or(|at| at > now) || sent == QUANTUM || !self.device.has_room() {
@@ -366,7 +347,6 @@ impl Stack {
                 }
                 sent += 1;
             }
-            connection.sent = self.device.end_turn();
             if next.is_some_and(|at| at <= now) && (sent == QUANTUM || !self.device.has_room()) {
                 self.schedule.set_ready(id, &mut connection.place);
                 next = None;

@@ -208,7 +208,7 @@ impl Stack {
         }
     }
 
-    pub(super) fn handle_segment(&mut self, packet: &mut [u8], verified: bool, tuple: FourTuple, flags: SegmentFlags) {
+    pub(super) fn handle_segment(&mut self, packet: &[u8], verified: bool, tuple: FourTuple, flags: SegmentFlags) {
         let SegmentFlags {
             opens,
             resets,

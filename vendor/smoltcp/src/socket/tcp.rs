@@ -17,6 +17,13 @@ use crate::wire::{
 };
 
 mod congestion;
+mod recovery;
+mod rtt;
+mod scoreboard;
+
+use recovery::Recovery;
+use rtt::RttEstimator;
+use scoreboard::{Delivered, Scoreboard};
 
 macro_rules! tcp_trace {
     ($($arg:expr),*) => (net_log!(trace, $($arg),*));
@@ -131,143 +138,8 @@ impl fmt::Display for State {
     }
 }
 
-/// RFC 6298: (2.1) Until a round-trip time (RTT) measurement has been made for a
-/// segment sent between the sender and receiver, the sender SHOULD
-/// set RTO <- 1 second,
-const RTTE_INITIAL_RTO: u32 = 1000;
-
-// Minimum "safety margin" for the RTO that kicks in when the
-// variance gets very low.
-const RTTE_MIN_MARGIN: u32 = 5;
-
-/// K, according to RFC 6298
-const RTTE_K: u32 = 4;
-
-// RFC 6298 (2.4): Whenever RTO is computed, if it is less than 1 second, then the
-// RTO SHOULD be rounded up to 1 second.
-const RTTE_MIN_RTO: u32 = 1000;
-
-// RFC 6298 (2.5) A maximum value MAY be placed on RTO provided it is at least 60
-// seconds
-const RTTE_MAX_RTO: u32 = 60_000;
-
-#[derive(Debug, Clone, Copy)]
-struct RttEstimator {
-    /// true if we have made at least one rtt measurement.
-    have_measurement: bool,
-    // Using u32 instead of Duration to save space (Duration is i64)
-    /// Smoothed RTT
-    srtt: u32,
-    /// RTT variance.
-    rttvar: u32,
-    /// Retransmission Time-Out
-    rto: u32,
-    timestamp: Option<(Instant, TcpSeqNumber)>,
-    max_seq_sent: Option<TcpSeqNumber>,
-    rto_count: u8,
-}
-
-impl Default for RttEstimator {
-    fn default() -> Self {
-        Self {
-            have_measurement: false,
-            srtt: 0,   // ignored, will be overwritten on first measurement.
-            rttvar: 0, // ignored, will be overwritten on first measurement.
-            rto: RTTE_INITIAL_RTO,
-            timestamp: None,
-            max_seq_sent: None,
-            rto_count: 0,
-        }
-    }
-}
-
-impl RttEstimator {
-    fn retransmission_timeout(&self) -> Duration {
-        Duration::from_millis(self.rto as _)
-    }
-
-    fn smoothed_rtt(&self) -> u32 {
-        if self.have_measurement { self.srtt } else { 0 }
-    }
-
-    fn sample(&mut self, new_rtt: u32) {
-        if self.have_measurement {
-            // RFC 6298 (2.3) When a subsequent RTT measurement R' is made, a host MUST set (...)
-            let diff = (self.srtt as i32 - new_rtt as i32).unsigned_abs();
-            self.rttvar = (self.rttvar * 3 + diff).div_ceil(4);
-            self.srtt = (self.srtt * 7 + new_rtt).div_ceil(8);
-        } else {
-            // RFC 6298 (2.2) When the first RTT measurement R is made, the host MUST set (...)
-            self.have_measurement = true;
-            self.srtt = new_rtt;
-            self.rttvar = new_rtt / 2;
-        }
-
-        // RFC 6298 (2.2), (2.3)
-        let margin = RTTE_MIN_MARGIN.max(self.rttvar * RTTE_K);
-        self.rto = (self.srtt + margin).clamp(RTTE_MIN_RTO, RTTE_MAX_RTO);
-
-        self.rto_count = 0;
-
-        tcp_trace!(
-            "rtte: sample={:?} srtt={:?} rttvar={:?} rto={:?}",
-            new_rtt,
-            self.srtt,
-            self.rttvar,
-            self.rto
-        );
-    }
-
-    fn on_send(&mut self, timestamp: Instant, seq: TcpSeqNumber) {
-        if self
-            .max_seq_sent
-            .map(|max_seq_sent| seq > max_seq_sent)
-            .unwrap_or(true)
-        {
-            self.max_seq_sent = Some(seq);
-            if self.timestamp.is_none() {
-                self.timestamp = Some((timestamp, seq));
-                tcp_trace!("rtte: sampling at seq={:?}", seq);
-            }
-        }
-    }
-
-    fn on_ack(&mut self, timestamp: Instant, seq: TcpSeqNumber) {
-        if let Some((sent_timestamp, sent_seq)) = self.timestamp
-            && seq >= sent_seq
-        {
-            self.sample((timestamp - sent_timestamp).total_millis() as u32);
-            self.timestamp = None;
-        }
-    }
-
-    fn on_rto(&mut self) {
-        // RFC 6298 (5.5) The host MUST set RTO <- RTO * 2 ("back off the timer").  The
-        // maximum value discussed in (2.5) above may be used to provide
-        // an upper bound to this doubling operation.
-        self.rto = (self.rto * 2).min(RTTE_MAX_RTO);
-        tcp_trace!("rtte: doubling rto to {:?}", self.rto);
-
-        // RFC 6298: a TCP implementation MAY clear SRTT and RTTVAR after
-        // backing off the timer multiple times as it is likely that the current
-        // SRTT and RTTVAR are bogus in this situation.  Once SRTT and RTTVAR
-        // are cleared, they should be initialized with the next RTT sample
-        // taken per (2.2) rather than using (2.3).
-        self.rto_count += 1;
-        if self.rto_count >= 3 {
-            self.rto_count = 0;
-            self.have_measurement = false;
-            tcp_trace!("rtte: too many retransmissions, clearing srtt, rttvar.");
-        }
-    }
-
-    fn on_retransmit(&mut self) {
-        if self.timestamp.is_some() {
-            tcp_trace!("rtte: abort sampling due to retransmit");
-        }
-        self.timestamp = None;
-    }
-}
+/// The longest pause between two probes of a closed window.
+const MAX_PROBE_DELAY: Duration = Duration::from_millis(60_000);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Timer {
@@ -277,7 +149,6 @@ enum Timer {
     Retransmit {
         expires_at: Instant,
     },
-    FastRetransmit,
     ZeroWindowProbe {
         expires_at: Instant,
         delay: Duration,
@@ -309,7 +180,6 @@ impl Timer {
     fn should_retransmit(&self, timestamp: Instant) -> bool {
         match *self {
             Timer::Retransmit { expires_at } if timestamp >= expires_at => true,
-            Timer::FastRetransmit => true,
             _ => false,
         }
     }
@@ -338,7 +208,6 @@ impl Timer {
             } => PollAt::Ingress,
             Timer::ZeroWindowProbe { expires_at, .. } => PollAt::Time(expires_at),
             Timer::Retransmit { expires_at, .. } => PollAt::Time(expires_at),
-            Timer::FastRetransmit => PollAt::Now,
             Timer::Close { expires_at } => PollAt::Time(expires_at),
         }
     }
@@ -365,20 +234,13 @@ impl Timer {
 
     fn set_for_retransmit(&mut self, timestamp: Instant, delay: Duration) {
         match *self {
-            Timer::Idle { .. }
-            | Timer::FastRetransmit
-            | Timer::Retransmit { .. }
-            | Timer::ZeroWindowProbe { .. } => {
+            Timer::Idle { .. } | Timer::Retransmit { .. } | Timer::ZeroWindowProbe { .. } => {
                 *self = Timer::Retransmit {
                     expires_at: timestamp + delay,
                 }
             }
             Timer::Close { .. } => (),
         }
-    }
-
-    fn set_for_fast_retransmit(&mut self) {
-        *self = Timer::FastRetransmit
     }
 
     fn set_for_close(&mut self, timestamp: Instant) {
@@ -396,7 +258,7 @@ impl Timer {
 
     fn rewind_zero_window_probe(&mut self, timestamp: Instant) {
         if let Timer::ZeroWindowProbe { mut delay, .. } = *self {
-            delay = (delay * 2).min(Duration::from_millis(RTTE_MAX_RTO as _));
+            delay = (delay * 2).min(MAX_PROBE_DELAY);
             *self = Timer::ZeroWindowProbe {
                 expires_at: timestamp + delay,
                 delay,
@@ -413,7 +275,7 @@ impl Timer {
     }
 
     fn is_retransmit(&self) -> bool {
-        matches!(self, Timer::Retransmit { .. } | Timer::FastRetransmit)
+        matches!(self, Timer::Retransmit { .. })
     }
 }
 
@@ -507,8 +369,20 @@ pub struct Socket<'a> {
     /// The number of packets received directly after
     /// each other which have the same ACK number.
     local_rx_dup_acks: u8,
-    /// If a fast retransmit needs to occur
-    pending_fast_retransmit: bool,
+    /// What is sent and not acknowledged.
+    scoreboard: Scoreboard,
+    /// How a loss is being repaired, or a timeout.
+    recovery: Recovery,
+    /// When the SYN was sent, if it was sent once.
+    syn_sent_at: Option<Instant>,
+    /// When something that occupies sequence space was last sent.
+    last_sent_at: Option<Instant>,
+    /// The sequence and acknowledgement number of the segment that the remote window is from.
+    window_from: Option<(TcpSeqNumber, TcpSeqNumber)>,
+    /// Where the remote's FIN stands, if it came before all octets in front of it.
+    early_fin: Option<TcpSeqNumber>,
+    /// Where the latest segments behind a hole began, latest first.
+    recent_rx: [Option<TcpSeqNumber>; 3],
 
     /// Duration for Delayed ACK. If None no ACKs will be delayed.
     ack_delay: Option<Duration>,
@@ -523,7 +397,7 @@ pub struct Socket<'a> {
     nagle: bool,
 
     /// The congestion control algorithm.
-    congestion_controller: congestion::AnyController,
+    congestion_controller: congestion::Controller,
 
     /// tsval generator - if some, tcp timestamp is enabled
     tsval_generator: Option<TcpTimestampGenerator>,
@@ -594,14 +468,20 @@ impl<'a> Socket<'a> {
             local_rx_last_ack: None,
             local_rx_last_seq: None,
             local_rx_dup_acks: 0,
-            pending_fast_retransmit: false,
+            scoreboard: Scoreboard::default(),
+            recovery: Recovery::default(),
+            syn_sent_at: None,
+            last_sent_at: None,
+            window_from: None,
+            early_fin: None,
+            recent_rx: [None; 3],
             ack_delay: Some(ACK_DELAY_DEFAULT),
             ack_delay_timer: AckDelayTimer::Idle,
             challenge_ack_timer: Instant::from_secs(0),
             nagle: true,
             tsval_generator: None,
             last_remote_tsval: 0,
-            congestion_controller: congestion::AnyController::new(),
+            congestion_controller: congestion::Controller::new(),
 
             rx_waker: WakerRegistration::new(),
             tx_waker: WakerRegistration::new(),
@@ -639,23 +519,17 @@ impl<'a> Socket<'a> {
     ///
     /// In all these cases, `CongestionControl::Reno` is a better choice of congestion control algorithm.
     pub fn set_congestion_control(&mut self, congestion_control: CongestionControl) {
-        use congestion::*;
-
         self.congestion_controller = match congestion_control {
-            CongestionControl::None => AnyController::None(no_control::NoControl),
-
-            CongestionControl::Cubic => AnyController::Cubic(cubic::Cubic::new()),
+            CongestionControl::None => congestion::Controller::None,
+            CongestionControl::Cubic => congestion::Controller::new(),
         }
     }
 
     /// Return the current congestion control algorithm.
     pub fn congestion_control(&self) -> CongestionControl {
-        use congestion::*;
-
         match self.congestion_controller {
-            AnyController::None(_) => CongestionControl::None,
-
-            AnyController::Cubic(_) => CongestionControl::Cubic,
+            congestion::Controller::None => CongestionControl::None,
+            congestion::Controller::Cubic(_) => CongestionControl::Cubic,
         }
     }
 
@@ -895,6 +769,13 @@ impl<'a> Socket<'a> {
         self.remote_win_shift = rx_cap_log2.saturating_sub(16) as u8;
         self.remote_mss = DEFAULT_MSS;
         self.remote_last_ts = None;
+        self.scoreboard.clear();
+        self.recovery = Recovery::default();
+        self.syn_sent_at = None;
+        self.last_sent_at = None;
+        self.window_from = None;
+        self.early_fin = None;
+        self.recent_rx = [None; 3];
         self.ack_delay_timer = AckDelayTimer::Idle;
         self.challenge_ack_timer = Instant::from_secs(0);
 
@@ -1368,11 +1249,21 @@ impl<'a> Socket<'a> {
         self.remote_last_seq - self.local_seq_no
     }
 
+    /// Number of octets that are on their way, as far as is known.
+    fn in_flight(&self) -> usize {
+        let mut in_flight = self.scoreboard.in_flight();
+        if !self.remote_has_sack {
+            // Each repeated acknowledgement says that a segment arrived.
+            in_flight =
+                in_flight.saturating_sub(usize::from(self.local_rx_dup_acks) * self.remote_mss);
+        }
+        in_flight
+    }
+
     fn cwnd_remaining(&self) -> usize {
         self.congestion_controller
-            .inner()
             .window()
-            .saturating_sub(self.flight_size())
+            .saturating_sub(self.in_flight())
     }
 
     /// Return the amount of octets queued in the receive buffer. This value can be larger than
@@ -1464,45 +1355,51 @@ impl<'a> Socket<'a> {
         // If the remote supports selective acknowledgement, add the option to the outgoing
         // segment.
         if self.remote_has_sack {
-            net_debug!("sending sACK option with current assembler ranges");
-
-            // RFC 2018: The first SACK block (i.e., the one immediately following the kind and
-            // length fields in the option) MUST specify the contiguous block of data containing
-            // the segment which triggered this ACK, unless that segment advanced the
-            // Acknowledgment Number field in the header.
-            reply_repr.sack_ranges[0] = None;
-
-            let ack = reply_repr.ack_number.unwrap_or(TcpSeqNumber(0));
-
-            if let Some(last_seg_seq) = self.local_rx_last_seq {
-                reply_repr.sack_ranges[0] = self
-                    .assembler
-                    .iter_data()
-                    .map(|(left, right)| (ack + left, ack + right))
-                    .find(|&(left, right)| left <= last_seg_seq && right >= last_seg_seq)
-                    .map(|(left, right)| (left.0 as u32, right.0 as u32));
-            }
-
-            if reply_repr.sack_ranges[0].is_none() {
-                // The matching segment was removed from the assembler, meaning the acknowledgement
-                // number has advanced, or there was no previous sACK.
-                //
-                // While the RFC says we SHOULD keep a list of reported sACK ranges, and iterate
-                // through those, that is currently infeasible. Instead, we offer the range with
-                // the lowest sequence number (if one exists) to hint at what segments would
-                // most quickly advance the acknowledgement number.
-                reply_repr.sack_ranges[0] = self
-                    .assembler
-                    .iter_data()
-                    .map(|(left, right)| (ack + left, ack + right))
-                    .next()
-                    .map(|(left, right)| (left.0 as u32, right.0 as u32));
+            reply_repr.sack_ranges = self.sack_ranges();
+            let window_start = self.remote_seq_no + self.rx_buffer.len();
+            if !repr.payload.is_empty() && repr.seq_number + repr.payload.len() <= window_start {
+                // RFC 2883: tell that it came twice.
+                let twice = (
+                    repr.seq_number.0 as u32,
+                    (repr.seq_number + repr.payload.len()).0 as u32,
+                );
+                let [first, second, _] = reply_repr.sack_ranges;
+                reply_repr.sack_ranges = [Some(twice), first, second];
             }
         }
 
         // Since the sACK option may have changed the length of the payload, update that.
         ip_reply_repr.set_payload_len(reply_repr.buffer_len());
         (ip_reply_repr, reply_repr)
+    }
+
+    /// What arrived behind a hole: first where the latest segment lies, then where those before it
+    /// lie (RFC 2018 §4), then the lowest.
+    fn sack_ranges(&self) -> [Option<(u32, u32)>; 3] {
+        let mut ranges = [None; 3];
+        if self.assembler.is_empty() {
+            return ranges;
+        }
+        let ack = self.remote_seq_no + self.rx_buffer.len();
+        let blocks = || {
+            self.assembler
+                .iter_data()
+                .map(|(left, right)| (ack + left, ack + right))
+        };
+        let recent = self
+            .recent_rx
+            .iter()
+            .flatten()
+            .filter_map(|seq| blocks().find(|&(left, right)| left <= *seq && *seq < right));
+        let mut free = 0;
+        for (left, right) in recent.chain(blocks().take(ranges.len())) {
+            let range = Some((left.0 as u32, right.0 as u32));
+            if free < ranges.len() && !ranges.contains(&range) {
+                ranges[free] = range;
+                free += 1;
+            }
+        }
+        ranges
     }
 
     fn challenge_ack_reply(
@@ -1570,6 +1467,9 @@ impl<'a> Socket<'a> {
             _ => (false, false),
         };
         let control_len = (sent_syn as usize) + (sent_fin as usize);
+
+        // The acknowledgement is older than another that came before.
+        let mut is_stale = false;
 
         // Reject unacceptable acknowledgements.
         match (self.state, repr.control, repr.ack_number) {
@@ -1657,7 +1557,11 @@ impl<'a> Socket<'a> {
                         ack_min,
                         ack_max
                     );
-                    return None;
+                    // It was overtaken on its way, but what it carries may be new.
+                    if repr.segment_len() == 0 {
+                        return None;
+                    }
+                    is_stale = true;
                 }
 
                 if ack_number > ack_max {
@@ -1746,6 +1650,10 @@ impl<'a> Socket<'a> {
                     debug_assert!(overlap_start <= overlap_end);
 
                     self.local_rx_last_seq = Some(repr.seq_number);
+                    if overlap_start < overlap_end {
+                        let [first, second, _] = self.recent_rx;
+                        self.recent_rx = [Some(overlap_start), first, second];
+                    }
 
                     (
                         &repr.payload[overlap_start - segment_start..overlap_end - segment_start],
@@ -1841,6 +1749,14 @@ impl<'a> Socket<'a> {
                 window_start,
                 segment_start
             );
+            if self.early_fin.is_none() && segment_end <= window_end {
+                self.early_fin = Some(segment_end);
+            }
+            control = TcpControl::None;
+        }
+
+        // What lies behind the window was cut off, and the FIN with it.
+        if control == TcpControl::Fin && segment_end > window_end.max(window_start) {
             control = TcpControl::None;
         }
 
@@ -1875,9 +1791,7 @@ impl<'a> Socket<'a> {
                     // Treat a zero MSS as if the option were absent, like Linux does.
                     if max_seg_size != 0 {
                         self.remote_mss = (max_seg_size as usize).max(MIN_REMOTE_MSS);
-                        self.congestion_controller
-                            .inner_mut()
-                            .set_mss(self.remote_mss);
+                        self.congestion_controller.set_mss(self.remote_mss);
                     }
                 }
 
@@ -1928,9 +1842,7 @@ impl<'a> Socket<'a> {
                     // Treat a zero MSS as if the option were absent, like Linux does.
                     if max_seg_size != 0 {
                         self.remote_mss = (max_seg_size as usize).max(MIN_REMOTE_MSS);
-                        self.congestion_controller
-                            .inner_mut()
-                            .set_mss(self.remote_mss);
+                        self.congestion_controller.set_mss(self.remote_mss);
                     }
                 }
 
@@ -2011,7 +1923,7 @@ impl<'a> Socket<'a> {
                     // Clear the remote endpoint, or we'll send an RST there.
                     self.set_state(State::Closed);
                     self.tuple = None;
-                } else if ack_len == 0 {
+                } else if ack_len == 0 && self.tx_buffer.is_empty() {
                     // Duplicate ACK; our FIN has not been acknowledged.
                     // Per RFC 9293 (3.10.7.4), send a challenge ACK.
                     return self.challenge_ack_reply(cx, ip_repr, repr);
@@ -2035,12 +1947,8 @@ impl<'a> Socket<'a> {
             _ => self.remote_win_scale.unwrap_or(0),
         };
         let new_remote_win_len = (repr.window_len as usize) << (scale as usize);
-        let is_window_update = new_remote_win_len != self.remote_win_len;
-        self.remote_win_len = new_remote_win_len;
-
-        self.congestion_controller
-            .inner_mut()
-            .set_remote_window(new_remote_win_len);
+        let is_window_update = self.update_remote_window(repr, new_remote_win_len, is_stale);
+        let in_flight_before = self.in_flight();
 
         if ack_len > 0 {
             // Dequeue acknowledged octets.
@@ -2056,81 +1964,20 @@ impl<'a> Socket<'a> {
             self.tx_waker.wake();
         }
 
-        if let Some(ack_number) = repr.ack_number {
-            // TODO: When flow control is implemented,
-            // refractor the following block within that implementation
-
-            match self.local_rx_last_ack {
-                // Duplicate ACK if payload empty and ACK doesn't move send window ->
-                // Increment duplicate ACK count, notify congestion controller and
-                // set for retransmit if we just received the third duplicate ACK
-                Some(last_rx_ack)
-                    if repr.payload.is_empty()
-                        && last_rx_ack == ack_number
-                        && ack_number < self.remote_last_seq
-                        && !is_window_update =>
-                {
-                    // Increment duplicate ACK count
-                    self.local_rx_dup_acks = self.local_rx_dup_acks.saturating_add(1);
-
-                    net_debug!(
-                        "received duplicate ACK for seq {} (duplicate nr {}{})",
-                        ack_number,
-                        self.local_rx_dup_acks,
-                        if self.local_rx_dup_acks == u8::MAX {
-                            "+"
-                        } else {
-                            ""
-                        }
-                    );
-
-                    if self.local_rx_dup_acks == 3 {
-                        self.timer.set_for_fast_retransmit();
-                        net_debug!("started fast retransmit");
-                    }
-
-                    // Notify of duplicate ACK
-                    let in_flight = self.flight_size();
-                    self.congestion_controller.inner_mut().on_dup_ack(
-                        cx.now(),
-                        self.remote_mss,
-                        in_flight,
-                    );
-                }
-
-                // No duplicate ACK means we reset the duplicate ACK count
-                // and notify the congestion controller of the fresh ACK
-                _ => {
-                    if self.local_rx_dup_acks > 0 {
-                        self.local_rx_dup_acks = 0;
-                        net_debug!("reset duplicate ACK count");
-                    }
-                    self.local_rx_last_ack = Some(ack_number);
-
-                    // Notify of fresh ACK
-                    self.rtte.on_ack(cx.now(), ack_number);
-                    let new_flight_size = self.flight_size().saturating_sub(ack_len);
-                    self.congestion_controller.inner_mut().on_ack(
-                        cx.now(),
-                        ack_len,
-                        new_flight_size,
-                        &self.rtte,
-                    );
-                }
-            };
+        if let Some(ack_number) = repr.ack_number.filter(|_| !is_stale) {
+            let advanced = ack_number > self.local_seq_no;
+            self.count_duplicate(repr, ack_number, is_window_update);
 
             // We've processed everything in the incoming segment, so advance the local
             // sequence number past it.
             self.local_seq_no = ack_number;
 
-            // During retransmission, if an earlier segment got lost but later was
-            // successfully received, self.local_seq_no can move past self.remote_last_seq.
-            // Do not attempt to retransmit the latter segments; not only this is pointless
-            // in theory but also impossible in practice, since they have been already
-            // deallocated from the buffer.
+            // A zero window probe may have been taken though it was not counted as sent.
             if self.remote_last_seq < self.local_seq_no {
                 self.remote_last_seq = self.local_seq_no
             }
+
+            self.acknowledged(cx, repr, ack_number, in_flight_before, advanced);
         }
 
         // update last remote tsval
@@ -2140,7 +1987,7 @@ impl<'a> Socket<'a> {
 
         // update timers.
         match self.timer {
-            Timer::Retransmit { .. } | Timer::FastRetransmit => {
+            Timer::Retransmit { .. } => {
                 if ack_all {
                     // RFC 6298: (5.2) ACK of all outstanding data turn off the retransmit timer.
                     self.timer.set_for_idle(cx.now(), self.keep_alive);
@@ -2157,9 +2004,11 @@ impl<'a> Socket<'a> {
             _ => {}
         }
 
-        // start/stop the Zero Window Probe timer.
+        // start/stop the Zero Window Probe timer. As long as something is on its way, its
+        // retransmission is the probe.
         if self.remote_win_len == 0
             && !self.tx_buffer.is_empty()
+            && self.scoreboard.is_empty()
             && (self.timer.is_idle() || ack_len > 0)
         {
             let delay = self.rtte.retransmission_timeout();
@@ -2169,6 +2018,10 @@ impl<'a> Socket<'a> {
         if self.remote_win_len != 0 && self.timer.is_zero_window_probe() {
             tcp_trace!("stopping zero-window-probe timer");
             self.timer.set_for_idle(cx.now(), self.keep_alive);
+        }
+        if self.timer.is_idle() && !self.scoreboard.is_empty() {
+            let rto = self.rtte.retransmission_timeout();
+            self.timer.set_for_retransmit(cx.now(), rto);
         }
 
         let payload_len = payload.len();
@@ -2213,6 +2066,12 @@ impl<'a> Socket<'a> {
             self.rx_waker.wake();
         }
 
+        if self.early_fin == Some(self.remote_seq_no + self.rx_buffer.len())
+            && !self.rx_fin_received
+        {
+            self.take_early_fin(cx);
+        }
+
         if !self.assembler.is_empty() {
             // Print the ranges recorded in the assembler.
             tcp_trace!("assembler: {}", self.assembler);
@@ -2223,6 +2082,10 @@ impl<'a> Socket<'a> {
             && self.ack_to_transmit()
         {
             self.ack_delay_timer = match self.ack_delay_timer {
+                AckDelayTimer::Idle if self.immediate_ack_to_transmit() => {
+                    tcp_trace!("more than one segment came at once");
+                    AckDelayTimer::Immediate
+                }
                 AckDelayTimer::Idle => {
                     tcp_trace!("starting delayed ack timer");
                     AckDelayTimer::Waiting(cx.now() + ack_delay)
@@ -2264,11 +2127,6 @@ impl<'a> Socket<'a> {
     }
 
     fn seq_to_transmit(&self, cx: &mut Context) -> bool {
-        // Fast retransmits should always send, even if later congestion checks would disallow
-        if self.pending_fast_retransmit && !self.tx_buffer.is_empty() {
-            return true;
-        }
-
         let ip_header_len = match self.tuple.unwrap().local.addr {
             IpAddress::Ipv4(_) => crate::wire::IPV4_HEADER_LEN,
             IpAddress::Ipv6(_) => crate::wire::IPV6_HEADER_LEN,
@@ -2289,6 +2147,14 @@ impl<'a> Socket<'a> {
 
         // If we want to send a SYN and we haven't done so, do it!
         if matches!(self.state, State::SynSent | State::SynReceived) && !data_in_flight {
+            return true;
+        }
+
+        // What was lost goes first.
+        if self.scoreboard.lost() > 0 {
+            return self.cwnd_remaining() > 0;
+        }
+        if self.recovery.probe_wanted && self.scoreboard.in_flight() > 0 {
             return true;
         }
 
@@ -2455,9 +2321,7 @@ impl<'a> Socket<'a> {
             self.remote_last_ts = Some(cx.now());
         }
 
-        self.congestion_controller
-            .inner_mut()
-            .pre_transmit(cx.now());
+        self.look_for_losses(cx.now());
 
         // Check if any state needs to be changed because of a timer.
         if self.timed_out(cx.now()) {
@@ -2465,44 +2329,23 @@ impl<'a> Socket<'a> {
             net_debug!("timeout exceeded");
             self.set_state(State::Closed);
         } else if self.timer.should_retransmit(cx.now()) {
-            if let Timer::Retransmit { .. } = self.timer {
-                // If a retransmit timer expired, we should resend data starting at the last ACK.
-                net_debug!("retransmitting after rto");
-
-                // Inform the congestion controller that we're retransmitting and should enter the slow start state
-                let in_flight = self.flight_size();
-                self.congestion_controller
-                    .inner_mut()
-                    .on_rto(cx.now(), in_flight);
-
-                // Rewind "last sequence number sent", as if we never
-                // had sent them. This will cause all data in the queue
-                // to be sent again.
-                self.remote_last_seq = self.local_seq_no;
-
-                // Inform RTTE, so that it can can handle RTO backoff
-                self.rtte.on_rto();
-            } else {
-                // If a fast rentrasmit timer expired, we should resend only the earliest unAcked segment
-                net_debug!("retransmitting for fast-retransmit");
-
-                // Inform the congestion controller that we're doing a fast retransmit and should enter the fast recovery state
-                let in_flight = self.flight_size();
-                self.congestion_controller
-                    .inner_mut()
-                    .on_loss(cx.now(), in_flight);
-
-                self.pending_fast_retransmit = true;
-            }
+            net_debug!("retransmitting after rto");
+            self.lose_everything();
 
             // Clear the `should_retransmit` state. If we can't retransmit right
             // now for whatever reason (like zero window), this avoids an
             // infinite polling loop where `poll_at` returns `Now` but `dispatch`
             // can't actually do anything.
             self.timer.set_for_idle(cx.now(), self.keep_alive);
+        }
 
-            // Inform RTTE, so that it can avoid bogus measurements.
-            self.rtte.on_retransmit();
+        // RFC 5681 (4.1): after a pause nothing is known about the path any more.
+        if self.scoreboard.is_empty()
+            && let Some(last_sent_at) = self.last_sent_at
+            && cx.now() > last_sent_at + self.rtte.retransmission_timeout()
+        {
+            self.last_sent_at = None;
+            self.congestion_controller.on_restart();
         }
 
         // Decide whether we're sending a packet.
@@ -2554,7 +2397,11 @@ impl<'a> Socket<'a> {
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
-            sack_ranges: [None, None, None],
+            sack_ranges: if self.remote_has_sack {
+                self.sack_ranges()
+            } else {
+                [None, None, None]
+            },
             timestamp: TcpTimestampRepr::generate_reply_with_tsval(
                 self.tsval_generator,
                 self.last_remote_tsval,
@@ -2612,14 +2459,30 @@ impl<'a> Socket<'a> {
                 let local_mss = self.ip_mtu(cx) - ip_repr.header_len() - TCP_HEADER_LEN;
                 let effective_mss = local_mss.min(self.remote_mss).saturating_sub(options_len);
 
-                let offset = if self.pending_fast_retransmit {
-                    let size = effective_mss.min(self.tx_buffer.len());
-                    repr.seq_number = self.local_seq_no;
-                    repr.payload = self.tx_buffer.get_allocated(0, size);
+                let device_limit = self.device_limit(cx, &ip_repr, effective_mss, options_len);
+                let unsent = self.tx_buffer.len().saturating_sub(self.flight_size());
+                let tail = effective_mss.min(self.tx_buffer.len());
 
-                    self.pending_fast_retransmit = false;
-
-                    0
+                let offset = if let Some((start, end)) = self.scoreboard.first_lost()
+                    && self.cwnd_remaining() > 0
+                {
+                    // A retransmission is never larger than what the path takes at once.
+                    let offset = start - self.local_seq_no;
+                    let size = (end - start)
+                        .min(device_limit)
+                        .min(self.cwnd_remaining().max(effective_mss));
+                    repr.seq_number = start;
+                    repr.payload = self.tx_buffer.get_allocated(offset, size);
+                    offset
+                } else if self.recovery.probe_wanted
+                    && (unsent == 0 || self.remote_win_len <= self.flight_size())
+                {
+                    // There is nothing new to probe with.
+                    let offset = self.tx_buffer.len() - tail;
+                    let offset = offset.min(self.flight_size().saturating_sub(tail));
+                    repr.seq_number = self.local_seq_no + offset;
+                    repr.payload = self.tx_buffer.get_allocated(offset, tail);
+                    offset
                 } else {
                     // Right edge of window, ie the max sequence number we're allowed to send.
                     let win_right_edge = self.local_seq_no + self.remote_win_len;
@@ -2651,9 +2514,6 @@ impl<'a> Socket<'a> {
                     // If the device supports its offload, segmentation that is needed
                     // to comply with the latter two will be handled by the device based on the
                     // metadata we provide.
-
-                    let device_limit = self.device_limit(cx, &ip_repr, effective_mss, options_len);
-
                     let size = if is_zero_window_probe {
                         // Zero-window probes are exempt from the congestion window: they
                         // are sent precisely when normal transmission is impossible, and
@@ -2661,29 +2521,28 @@ impl<'a> Socket<'a> {
                         // zero length would stall the connection if a window update from
                         // the remote got lost.
                         win_limit.min(device_limit)
+                    } else if self.recovery.probe_wanted {
+                        win_limit.min(effective_mss)
                     } else {
                         win_limit.min(device_limit).min(self.cwnd_remaining())
                     };
 
                     let offset = self.flight_size();
                     repr.payload = self.tx_buffer.get_allocated(offset, size);
-                    if repr.payload.len() > effective_mss
-                        && offset + repr.payload.len() < self.tx_buffer.len()
-                    {
+                    offset
+                };
+
+                if repr.payload.len() > effective_mss {
+                    if offset + repr.payload.len() < self.tx_buffer.len() {
                         // What follows is to begin with a full segment, too.
                         let whole = repr.payload.len() - repr.payload.len() % effective_mss;
                         repr.payload = &repr.payload[..whole];
                     }
-
-                    if repr.payload.len() > effective_mss {
-                        packet_meta.segmentation_offload_size =
-                            core::num::NonZeroU16::try_from(u16::try_from(effective_mss).unwrap())
-                                .unwrap()
-                                .into();
-                    }
-
-                    offset
-                };
+                    packet_meta.segmentation_offload_size = u16::try_from(effective_mss)
+                        .ok()
+                        .and_then(core::num::NonZeroU16::new)
+                        .filter(|_| repr.payload.len() > effective_mss);
+                }
 
                 // If we've sent everything we had in the buffer, follow it with the PSH or FIN
                 // flags, depending on whether the transmit half of the connection is open.
@@ -2784,29 +2643,32 @@ impl<'a> Socket<'a> {
             return Ok(());
         }
 
-        // We've sent a packet successfully, so we can update the internal state now.
-        // Use max() so a fast-retransmit segment (whose seq_number is local_seq_no, well
-        // behind the current frontier) doesn't rewind the tracked "highest sent" sequence.
-        self.remote_last_seq = self
-            .remote_last_seq
-            .max(repr.seq_number + repr.segment_len());
-        self.remote_last_ack = repr.ack_number;
-        self.remote_last_win = repr.window_len;
-
-        if repr.segment_len() > 0 {
-            self.rtte
-                .on_send(cx.now(), repr.seq_number + repr.segment_len());
-            self.congestion_controller
-                .inner_mut()
-                .post_transmit(cx.now(), repr.segment_len());
+        let (start, len) = (repr.seq_number, repr.segment_len());
+        let end = start + len;
+        let (sent_ack, sent_window) = (repr.ack_number, repr.window_len);
+        if len > 0 {
+            if repr.control == TcpControl::Syn {
+                self.syn_sent_at = (self.rtte.timeouts() == 0).then_some(cx.now());
+            } else if self.state != State::Closed {
+                self.note_sent(start, end, cx.now());
+            }
         }
 
-        if repr.segment_len() > 0 && !self.timer.is_retransmit() {
+        // We've sent a packet successfully, so we can update the internal state now.
+        // A retransmission does not rewind the tracked "highest sent" sequence.
+        self.remote_last_seq = self.remote_last_seq.max(end);
+        self.remote_last_ack = sent_ack;
+        self.remote_last_win = sent_window;
+
+        if len > 0 && !self.timer.is_retransmit() {
             // RFC 6298 (5.1) Every time a packet containing data is sent (including a
             // retransmission), if the timer is not running, start it running
             // so that it will expire after RTO seconds.
             let rto = self.rtte.retransmission_timeout();
             self.timer.set_for_retransmit(cx.now(), rto);
+        }
+        if len > 0 {
+            self.arm_probe(cx.now());
         }
 
         if self.state == State::Closed {
@@ -2857,11 +2719,21 @@ impl<'a> Socket<'a> {
                 (_, _) => PollAt::Ingress,
             };
 
+            let recovery_poll_at = self
+                .recovery
+                .deadline()
+                .map_or(PollAt::Ingress, PollAt::Time);
+
             // We wait for the earliest of our timers to fire.
-            *[self.timer.poll_at(), timeout_poll_at, delayed_ack_poll_at]
-                .iter()
-                .min()
-                .unwrap_or(&PollAt::Ingress)
+            *[
+                self.timer.poll_at(),
+                timeout_poll_at,
+                delayed_ack_poll_at,
+                recovery_poll_at,
+            ]
+            .iter()
+            .min()
+            .unwrap_or(&PollAt::Ingress)
         }
     }
 }

@@ -1,83 +1,97 @@
-use crate::time::Instant;
-
-use super::RttEstimator;
-
-pub(super) mod no_control;
+use crate::time::{Duration, Instant};
+use crate::wire::TcpSeqNumber;
 
 pub(super) mod cubic;
 
-#[allow(unused_variables)]
-pub(super) trait Controller {
-    /// Returns the number of bytes that can be sent.
-    fn window(&self) -> usize;
-
-    /// Set the remote window size.
-    fn set_remote_window(&mut self, remote_window: usize) {}
-
-    fn on_ack(&mut self, now: Instant, len: usize, in_flight: usize, rtt: &RttEstimator) {}
-
-    /// Fired on each duplicate ack received, after `on_loss` has been called.
-    fn on_dup_ack(&mut self, now: Instant, len: usize, in_flight: usize) {}
-
-    /// Fired on a retransmission timeout.
-    fn on_rto(&mut self, now: Instant, in_flight: usize) {}
-
-    /// Fired after an inferred loss via three duplicate acks.
-    fn on_loss(&mut self, now: Instant, in_flight: usize) {}
-
-    fn pre_transmit(&mut self, now: Instant) {}
-
-    fn post_transmit(&mut self, now: Instant, len: usize) {}
-
-    /// Set the maximum segment size.
-    fn set_mss(&mut self, mss: usize) {}
+/// What an acknowledgement of new data means for the window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acked {
+    pub(super) now: Instant,
+    /// Octets newly acknowledged, be it of one segment or of many.
+    pub(super) octets: usize,
+    /// A measurement of the round trip.
+    pub(super) rtt: Option<Duration>,
+    pub(super) srtt: Duration,
+    /// The first octet that is not acknowledged, and the first that was never sent.
+    pub(super) una: TcpSeqNumber,
+    pub(super) nxt: TcpSeqNumber,
+    /// The window, and not the application or the remote, held the sender back.
+    pub(super) limited: bool,
 }
 
+/// The congestion control: CUBIC, or none at all.
 #[derive(Debug)]
-pub(super) enum AnyController {
-    None(no_control::NoControl),
-
+pub(super) enum Controller {
+    None,
     Cubic(cubic::Cubic),
 }
 
-impl AnyController {
-    /// Create a new congestion controller.
-    /// `AnyController::new()` selects the best congestion controller based on the features.
-    ///
-    /// - If `socket-tcp-cubic` feature is enabled, it will use `Cubic`.
-    /// - If `socket-tcp-reno` feature is enabled, it will use `Reno`.
-    /// - If both `socket-tcp-cubic` and `socket-tcp-reno` features are enabled, it will use `Cubic`.
-    ///    - `Cubic` is more efficient regarding throughput.
-    ///    - `Reno` is more conservative and is suitable for low-power devices.
-    /// - If no congestion controller is available, it will use `NoControl`.
-    ///
-    /// Users can also select a congestion controller manually by [`super::Socket::set_congestion_control()`]
-    /// method at run-time.
-    #[allow(unreachable_code)]
-    #[inline]
-    pub fn new() -> Self {
-        {
-            return AnyController::Cubic(cubic::Cubic::new());
-        }
-
-        AnyController::None(no_control::NoControl)
+impl Controller {
+    pub(super) fn new() -> Self {
+        Self::Cubic(cubic::Cubic::new())
     }
 
-    #[inline]
-    pub fn inner_mut(&mut self) -> &mut dyn Controller {
+    /// The number of octets that may be on their way.
+    pub(super) fn window(&self) -> usize {
         match self {
-            AnyController::None(n) => n,
-
-            AnyController::Cubic(c) => c,
+            Self::None => usize::MAX / 2,
+            Self::Cubic(cubic) => cubic.window(),
         }
     }
 
-    #[inline]
-    pub fn inner(&self) -> &dyn Controller {
+    /// What the window is to be once a loss is repaired.
+    pub(super) fn threshold(&self) -> usize {
         match self {
-            AnyController::None(n) => n,
+            Self::None => usize::MAX / 2,
+            Self::Cubic(cubic) => cubic.threshold(),
+        }
+    }
 
-            AnyController::Cubic(c) => c,
+    /// For the time of a recovery (RFC 6937).
+    pub(super) fn set_window(&mut self, window: usize) {
+        if let Self::Cubic(cubic) = self {
+            cubic.set_window(window);
+        }
+    }
+
+    pub(super) fn on_ack(&mut self, acked: &Acked) {
+        if let Self::Cubic(cubic) = self {
+            cubic.on_ack(acked);
+        }
+    }
+
+    /// Something was lost, for the first time within this round trip.
+    pub(super) fn on_loss(&mut self, now: Instant) {
+        if let Self::Cubic(cubic) = self {
+            cubic.on_loss(now);
+        }
+    }
+
+    /// All that was sent before the loss is acknowledged.
+    pub(super) fn on_recovered(&mut self) {
+        if let Self::Cubic(cubic) = self {
+            cubic.on_recovered();
+        }
+    }
+
+    /// Nothing came back; `again`: nor did it after the timeout before.
+    pub(super) fn on_rto(&mut self, again: bool) {
+        if let Self::Cubic(cubic) = self {
+            cubic.on_rto(again);
+        }
+    }
+
+    /// Something is sent after a pause that was longer than the timeout (RFC 5681 §4.1).
+    pub(super) fn on_restart(&mut self) {
+        if let Self::Cubic(cubic) = self {
+            cubic.on_restart();
+        }
+    }
+
+    /// Set the maximum segment size.
+    pub(super) fn set_mss(&mut self, mss: usize) {
+        if let Self::Cubic(cubic) = self {
+            cubic.set_mss(mss);
         }
     }
 }

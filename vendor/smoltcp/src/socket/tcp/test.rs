@@ -2398,12 +2398,12 @@ fn test_established_fin_after_missing() {
         },
         Some(TcpRepr {
             seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 1 + 6 + 6),
+            ack_number: Some(REMOTE_SEQ + 1 + 6 + 6 + 1),
             window_len: 52,
             ..RECV_TEMPL
         })
     );
-    assert_eq!(s.state, State::Established);
+    assert_eq!(s.state, State::CloseWait);
 }
 
 #[test]
@@ -6429,21 +6429,6 @@ fn test_timer_retransmit() {
     assert!(r.should_retransmit(Instant::from_millis(1301)));
     r.set_for_idle(Instant::from_millis(1301), None);
     assert!(!r.should_retransmit(Instant::from_millis(1350)));
-}
-
-#[test]
-fn test_rtt_estimator() {
-    let mut r = RttEstimator::default();
-
-    let rtos = &[
-        6000, 5000, 4252, 3692, 3272, 2956, 2720, 2540, 2408, 2308, 2232, 2176, 2132, 2100, 2076,
-        2060, 2048, 2036, 2028, 2024, 2020, 2016, 2012, 2012,
-    ];
-
-    for &rto in rtos {
-        r.sample(2000);
-        assert_eq!(r.retransmission_timeout(), Duration::from_millis(rto));
-    }
 }
 
 #[test]

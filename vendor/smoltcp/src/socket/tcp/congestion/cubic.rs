@@ -1,6 +1,11 @@
-use crate::{socket::tcp::RttEstimator, time::Instant};
+//! CUBIC (RFC 9438) with a slow start that ends before the queue overflows (HyStart++, RFC 9406).
+//!
+//! Unlike upstream's it counts octets: an acknowledgement of a whole super-packet grows the window
+//! as those of its segments would. What happens during a recovery is the socket's affair.
 
-use super::Controller;
+use super::Acked;
+use crate::time::{Duration, Instant};
+use crate::wire::TcpSeqNumber;
 
 // Constants for the Cubic congestion control algorithm.
 // See RFC 9438.
@@ -10,6 +15,18 @@ const C: f64 = 0.4;
 const ALPHA_CUBIC: f64 = 3.0 * (1.0 - BETA_CUBIC) / (1.0 + BETA_CUBIC);
 
 const DEFAULT_MSS: usize = 1024;
+/// RFC 6928.
+const INITIAL_SEGMENTS: usize = 10;
+/// No window needs to be larger than what any window field can say.
+const MAX_WINDOW: usize = 1 << 30;
+
+// Constants of HyStart++, RFC 9406 §4.3.
+const MIN_RTT_THRESH: Duration = Duration::from_millis(4);
+const MAX_RTT_THRESH: Duration = Duration::from_millis(16);
+const MIN_RTT_DIVISOR: u32 = 8;
+const N_RTT_SAMPLE: usize = 8;
+const CSS_GROWTH_DIVISOR: usize = 4;
+const CSS_ROUNDS: u32 = 5;
 
 #[derive(Debug)]
 pub struct Cubic {
@@ -17,39 +34,109 @@ pub struct Cubic {
     cwnd: usize,
     mss: usize,
     ssthresh: usize,
-    rwnd: usize,
     k: f64,            // cubic curve offset in seconds; depends only on w_max and mss
     w_est: f64,        // RFC 9438 §4.3 reno-friendly window, integrated per ACK
     cwnd_prior: usize, // cwnd at the most recent congestion event; gates α_cubic
+    credit: f64,       // growth of less than an octet is not lost
 
     recovery_start: Option<Instant>,
-    in_fast_recovery: bool,
-    // Set on RTO, cleared when new data is ACKed. While set, further RTOs
-    // are retransmissions of the same segment and must not reduce ssthresh
-    // again (RFC 5681 section 3.1).
-    in_rto_recovery: bool,
-    idle_start: Option<Instant>, // RFC 9438 §4.2: when in-flight last hit 0
+    slow_start: SlowStart,
+}
+
+/// The rounds of HyStart++.
+#[derive(Debug, Default)]
+struct SlowStart {
+    /// The round ends when this is acknowledged.
+    round_end: Option<TcpSeqNumber>,
+    last_min: Option<Duration>,
+    current_min: Option<Duration>,
+    samples: usize,
+    /// In conservative slow start: the round trip at its begin, and how many rounds of it passed.
+    conservative: Option<(Duration, u32)>,
+}
+
+/// How fast the window is to grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Full,
+    Conservative,
+    /// The queue fills: go over to congestion avoidance.
+    Enough,
+}
+
+impl SlowStart {
+    fn on_ack(&mut self, acked: &Acked, mss: usize) -> Pace {
+        if let Some(rtt) = acked.rtt {
+            self.current_min = Some(self.current_min.map_or(rtt, |min| min.min(rtt)));
+            // An acknowledgement of many segments tells as much as one of each would.
+            self.samples += (acked.octets / mss.max(1)).max(1);
+        }
+        if self.samples >= N_RTT_SAMPLE
+            && let Some(current) = self.current_min
+        {
+            match self.conservative {
+                Some((baseline, _)) if current < baseline => self.conservative = None,
+                Some(_) => {}
+                None => {
+                    if let Some(last) = self.last_min {
+                        let threshold =
+                            (last / MIN_RTT_DIVISOR).clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
+                        if current >= last + threshold {
+                            self.conservative = Some((current, 0));
+                        }
+                    }
+                }
+            }
+        }
+        let mut pace = match self.conservative {
+            Some(_) => Pace::Conservative,
+            None => Pace::Full,
+        };
+        if self.round_end.is_none_or(|end| acked.una >= end) {
+            if let Some((_, rounds)) = &mut self.conservative {
+                *rounds += 1;
+                if *rounds >= CSS_ROUNDS {
+                    pace = Pace::Enough;
+                }
+            }
+            self.round_end = Some(acked.nxt);
+            self.last_min = self.current_min;
+            self.current_min = None;
+            self.samples = 0;
+        }
+        pace
+    }
 }
 
 impl Cubic {
     pub fn new() -> Cubic {
+        let window = DEFAULT_MSS * INITIAL_SEGMENTS;
         let mut cubic = Cubic {
-            w_max: DEFAULT_MSS * 2,
-            cwnd: DEFAULT_MSS * 2,
+            w_max: window,
+            cwnd: window,
             mss: DEFAULT_MSS,
-            rwnd: 64 * DEFAULT_MSS,
             ssthresh: usize::MAX,
             k: 0.0,
-            w_est: (DEFAULT_MSS * 2) as f64,
-            cwnd_prior: DEFAULT_MSS * 2,
-
+            w_est: window as f64,
+            cwnd_prior: window,
+            credit: 0.0,
             recovery_start: None,
-            in_fast_recovery: false,
-            in_rto_recovery: false,
-            idle_start: None,
+            slow_start: SlowStart::default(),
         };
         cubic.recompute_k();
         cubic
+    }
+
+    pub(super) fn window(&self) -> usize {
+        self.cwnd
+    }
+
+    pub(super) fn threshold(&self) -> usize {
+        self.ssthresh
+    }
+
+    pub(super) fn set_window(&mut self, window: usize) {
+        self.cwnd = window.clamp(self.mss, MAX_WINDOW);
     }
 
     // K = cbrt(w_max * (1 - beta) / C) ^ 1/3
@@ -59,60 +146,36 @@ impl Cubic {
         self.k = cube_root(k3);
     }
 
-    // RFC 9438 §4.2: subtract the most recent idle period from t by sliding
-    // recovery_start forward by the idle duration.
-    fn absorb_idle(&mut self, now: Instant) {
-        if let (Some(idle), Some(start)) = (self.idle_start, self.recovery_start)
-            && now >= idle
-        {
-            self.recovery_start = Some(start + (now - idle));
+    pub(super) fn on_ack(&mut self, acked: &Acked) {
+        if acked.octets == 0 {
+            return;
         }
-        self.idle_start = None;
+        if self.cwnd < self.ssthresh {
+            let pace = self.slow_start.on_ack(acked, self.mss);
+            // RFC 7661: a window that is not used proves nothing.
+            if !acked.limited {
+                return;
+            }
+            match pace {
+                Pace::Full => self.set_window(self.cwnd.saturating_add(acked.octets)),
+                Pace::Conservative => {
+                    self.set_window(self.cwnd.saturating_add(acked.octets / CSS_GROWTH_DIVISOR));
+                }
+                Pace::Enough => self.ssthresh = self.cwnd,
+            }
+            return;
+        }
+        if acked.limited {
+            self.avoid_congestion(acked);
+        } else if let Some(start) = self.recovery_start {
+            // RFC 9438 §5.8: the time does not count in which the window was not used.
+            self.recovery_start = Some((start + acked.srtt / 8).min(acked.now));
+        }
     }
-}
 
-impl Controller for Cubic {
-    fn window(&self) -> usize {
-        self.cwnd
-    }
-
-    fn on_ack(&mut self, now: Instant, len: usize, in_flight: usize, rtt: &RttEstimator) {
-        let segment = len;
-
-        self.absorb_idle(now);
-
-        if in_flight == 0 {
-            self.idle_start = Some(now);
-        }
-
-        // RFC 9438 only acts on ACKs of new data. The socket also notifies us
-        // of accepted segments that acknowledge nothing (window updates, data
-        // segments from the remote): those must not exit fast recovery nor
-        // grow the window.
-        if len == 0 {
-            return;
-        }
-
-        // New data was ACKed: a timer-based loss episode, if any, is over.
-        self.in_rto_recovery = false;
-
-        // First new-data-ack exits fast recovery and deflates `cwnd`
-        if self.in_fast_recovery {
-            self.in_fast_recovery = false;
-            self.cwnd = self.ssthresh;
-            self.w_est = self.cwnd as f64;
-            return;
-        } else if self.cwnd < self.ssthresh {
-            // Slow start: increase `cwnd` by 1 MSS per ACK.
-            self.cwnd = self
-                .cwnd
-                .saturating_add(segment)
-                .min(self.rwnd)
-                .max(self.mss);
-            return;
-        }
-
-        // ca: RFC 9438 §4.2 and §4.3: Calculate W_cubic and W_est. Use whichever grows faster.
+    // ca: RFC 9438 §4.2 and §4.3: Calculate W_cubic and W_est. Use whichever grows faster.
+    fn avoid_congestion(&mut self, acked: &Acked) {
+        let Acked { now, octets, .. } = *acked;
         let recovery_start = match self.recovery_start {
             Some(t) => t,
             None => {
@@ -146,98 +209,89 @@ impl Controller for Cubic {
                 ALPHA_CUBIC
             };
 
-            self.w_est += alpha * self.mss as f64 * segment as f64 / self.cwnd as f64;
+            self.w_est += alpha * self.mss as f64 * octets as f64 / self.cwnd as f64;
             self.w_est
         };
 
         // RFC 9438 §4.3: use the suggested window that grows fastest.
         if w_cubic < w_est {
-            self.cwnd = (w_est as usize).min(self.rwnd).max(self.mss);
+            self.set_window((w_est as usize).max(self.cwnd));
             return;
         }
 
         // RFC 9438 §4.2: the congestion window target is W_cubic one RTT into the future.
         let w_cubic_target = {
-            // srtt is in millis so floor at 1ms to ensure sub-ms RTTs don't ruin the lookahead.
-            let srtt = (rtt.smoothed_rtt() as u64 * 1000).max(1000);
+            // A floor ensures that sub-ms RTTs don't ruin the lookahead.
+            let srtt = acked.srtt.total_micros().max(1000);
 
             let t_ahead = (t as f64 + srtt as f64) / 1_000_000.0;
             let raw = c_as_bytes * (t_ahead - self.k).powi(3) + self.w_max as f64;
             raw.min(1.5 * self.cwnd as f64) // clamp to avoid increasing faster than slow-start would
         };
 
-        // TODO: clamps to 0 on small w_cubic_target (i.e. close to plateau)
-        // add additional counter (linux `cwnd_cnt`?) to track "lost" bytes
-        let increment = (w_cubic_target as usize).saturating_sub(self.cwnd) * segment / self.cwnd;
-        self.cwnd = (self.cwnd + increment).min(self.rwnd).max(self.mss);
+        let growth = (w_cubic_target - self.cwnd as f64).max(0.0) * octets as f64
+            / self.cwnd as f64
+            + self.credit;
+        self.credit = growth.fract();
+        self.set_window(self.cwnd.saturating_add(growth as usize));
     }
 
-    fn on_dup_ack(&mut self, _now: Instant, len: usize, _in_flight: usize) {
-        if self.in_fast_recovery {
-            self.cwnd = self.cwnd.saturating_add(len).min(self.rwnd).max(self.mss);
-        }
-    }
+    pub(super) fn on_loss(&mut self, now: Instant) {
+        // RFC 9438 §4.3: remember the cwnd at this congestion event so W_est can
+        // detect when it has recovered and switch α_cubic to 1.
+        self.cwnd_prior = self.cwnd;
 
-    fn post_transmit(&mut self, now: Instant, _len: usize) {
-        self.absorb_idle(now);
-    }
+        // RFC 9438 §4.7: Fast Convergence
+        // If loss happened at a smaller cwnd than before, it indicates a new flow.
+        // Reduce the cubic plateau more than usual to create headroom.
+        self.w_max = if self.cwnd < self.w_max {
+            ((self.cwnd as f64) * (1.0 + BETA_CUBIC) / 2.0) as usize
+        } else {
+            self.cwnd
+        };
 
-    fn on_loss(&mut self, now: Instant, in_flight: usize) {
-        self.idle_start = None;
-        // Only cut window size on first entrance to fast recovery.
-        if !self.in_fast_recovery {
-            // RFC 9438 §4.3: remember the cwnd at this congestion event so W_est can
-            // detect when it has recovered and switch α_cubic to 1.
-            self.cwnd_prior = self.cwnd;
-
-            // TODO: Make this optional?
-            // RFC recommends (SHOULD) disabling if only a single CUBIC flow is on a network.
-            //
-            // RFC 9483.4.7: Fast Convergence
-            // If loss happened at a smaller cwnd than before, it indicates a new flow.
-            // Reduce the cubic plateau more than usual to create headroom.
-            self.w_max = if self.cwnd < self.w_max {
-                ((self.cwnd as f64) * (1.0 + BETA_CUBIC) / 2.0) as usize
-            } else {
-                self.cwnd
-            };
-
-            self.ssthresh = ((in_flight as f64 * BETA_CUBIC) as usize).max(2 * self.mss);
-            self.cwnd = self.ssthresh.min(self.rwnd).saturating_add(3 * self.mss);
-
-            self.recovery_start = Some(now);
-            self.in_fast_recovery = true;
-            self.recompute_k();
-        }
-    }
-
-    fn on_rto(&mut self, _now: Instant, in_flight: usize) {
-        // RFC 5681: when the retransmission timer fires for a segment that has
-        // already been retransmitted by the timer (no new data was ACKed since
-        // the previous RTO), ssthresh is held constant.
-        if !self.in_rto_recovery {
-            self.ssthresh = ((in_flight as f64 * BETA_CUBIC) as usize).max(2 * self.mss);
-            self.in_rto_recovery = true;
-        }
-
-        self.cwnd = self.mss;
-        self.cwnd_prior = in_flight;
-
-        // RFC 9438 §4.8: defer W_max and K reset to the start of the next CA stage.
-        self.recovery_start = None;
-        self.in_fast_recovery = false;
-        self.idle_start = None;
-    }
-
-    fn set_mss(&mut self, mss: usize) {
-        self.mss = mss;
+        self.ssthresh = ((self.cwnd as f64 * BETA_CUBIC) as usize).max(2 * self.mss);
+        self.w_est = self.ssthresh as f64;
+        self.recovery_start = Some(now);
         self.recompute_k();
     }
 
-    fn set_remote_window(&mut self, remote_window: usize) {
-        if self.rwnd < remote_window {
-            self.rwnd = remote_window;
+    pub(super) fn on_recovered(&mut self) {
+        self.set_window(self.ssthresh);
+    }
+
+    pub(super) fn on_rto(&mut self, again: bool) {
+        // RFC 5681: when the retransmission timer fires for a segment that has
+        // already been retransmitted by the timer (no new data was ACKed since
+        // the previous RTO), ssthresh is held constant.
+        if !again {
+            self.cwnd_prior = self.cwnd;
+            self.ssthresh = ((self.cwnd as f64 * BETA_CUBIC) as usize).max(2 * self.mss);
         }
+        self.cwnd = self.mss;
+
+        // RFC 9438 §4.8: defer W_max and K reset to the start of the next CA stage.
+        self.recovery_start = None;
+        self.slow_start = SlowStart::default();
+    }
+
+    pub(super) fn on_restart(&mut self) {
+        let restart = self.cwnd.min(self.mss * INITIAL_SEGMENTS);
+        // What was reached before is a good place to be careful from.
+        if self.ssthresh < usize::MAX {
+            self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
+        }
+        self.cwnd = restart;
+        self.recovery_start = None;
+        self.slow_start = SlowStart::default();
+    }
+
+    pub(super) fn set_mss(&mut self, mss: usize) {
+        self.mss = mss;
+        if self.ssthresh == usize::MAX {
+            self.cwnd = mss * INITIAL_SEGMENTS;
+        }
+        self.recompute_k();
     }
 }
 
@@ -305,24 +359,35 @@ fn cube_root(a: f64) -> f64 {
 
 #[cfg(test)]
 mod test {
-    use crate::{socket::tcp::RttEstimator, time::Instant};
-
     use super::*;
 
     const MSS: usize = 1024;
 
-    fn ack(cubic: &mut Cubic, len: usize, now: Instant) {
-        cubic.on_ack(now, len, cubic.window().saturating_sub(MSS), &rtte())
+    fn acked(octets: usize, now: Instant) -> Acked {
+        Acked {
+            now,
+            octets,
+            rtt: None,
+            srtt: Duration::from_millis(1),
+            una: TcpSeqNumber(0),
+            nxt: TcpSeqNumber(0),
+            limited: true,
+        }
     }
 
-    fn rtte() -> RttEstimator {
-        RttEstimator::default()
+    fn ack(cubic: &mut Cubic, octets: usize, now: Instant) {
+        cubic.on_ack(&acked(octets, now));
+    }
+
+    fn cubic() -> Cubic {
+        let mut cubic = Cubic::new();
+        cubic.set_mss(MSS);
+        cubic
     }
 
     #[test]
     fn congestion_avoidance_works() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
+        let mut cubic = cubic();
         cubic.w_max = MSS * 32;
         cubic.recompute_k();
 
@@ -350,263 +415,101 @@ mod test {
         let pre = cubic.window();
         ack(&mut cubic, MSS, Instant::from_millis(100_000));
         assert!(cubic.window() <= pre + MSS);
-
-        // CA should still cap at the receive window once enough ACKs accrue.
-        for i in 0..200 {
-            ack(&mut cubic, MSS, Instant::from_millis(100_000 + i * 100));
-        }
-        assert_eq!(cubic.window(), cubic.rwnd);
     }
 
     #[test]
-    fn fast_recovery_works() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
+    fn a_loss_takes_three_tenths() {
+        let mut cubic = cubic();
         cubic.cwnd = MSS * 32;
-
-        // duplicate ACKs before fast recovery should do nothing
-        let initial_cwnd = cubic.window();
-        for _ in 0..3 {
-            cubic.on_dup_ack(Instant::from_millis(0), MSS, initial_cwnd);
-        }
-        assert_eq!(cubic.window(), initial_cwnd);
-
-        // we enter fast recovery upon minor loss (three duplicate ACKs).
-        // ssthresh = flight_size * beta_cubic, cwnd = ssthresh + 3*MSS, recovery_start = now.
-        // w_max = cwnd since the prior w_max (initial 2*MSS) is below cwnd.
-        let in_flight = initial_cwnd / 2;
-        let expected_ssthresh = (in_flight as f64 * BETA_CUBIC) as usize;
-        cubic.on_loss(Instant::from_millis(0), in_flight);
-        assert_eq!(cubic.ssthresh, expected_ssthresh);
-        assert_eq!(cubic.cwnd, expected_ssthresh + 3 * MSS);
-        assert_eq!(cubic.w_max, initial_cwnd);
-        assert!(cubic.in_fast_recovery);
-        assert_eq!(cubic.recovery_start, Some(Instant::from_millis(0)));
-
-        // in fast recovery, each dup-ACK should increase the cwnd by 1 MSS
-        let initial_cwnd = cubic.window();
-        for i in 0..3 {
-            for _ in 0..3 {
-                let initial_cwnd = cubic.window();
-                cubic.on_dup_ack(Instant::from_millis(i), MSS, initial_cwnd);
-                assert_eq!(cubic.window(), initial_cwnd + MSS);
-            }
-
-            // multiple loss events (trip-dup-ack) should not trigger additional fast recovery reductions
-            let initial_cwnd = cubic.window();
-            let initial_ssthresh = cubic.ssthresh;
-            let initial_w_max = cubic.w_max;
-            cubic.on_loss(Instant::from_millis(i), initial_cwnd);
-            assert_eq!(cubic.window(), initial_cwnd);
-            assert_eq!(cubic.ssthresh, initial_ssthresh);
-            assert_eq!(cubic.w_max, initial_w_max);
-        }
-        assert_eq!(cubic.window(), initial_cwnd + MSS * 9);
-
-        // a non-duplicate ACK exits fast recovery and deflates cwnd to ssthresh
-        ack(&mut cubic, MSS, Instant::from_millis(10));
-        assert_eq!(cubic.window(), cubic.ssthresh);
-        assert!(!cubic.in_fast_recovery);
+        cubic.on_loss(Instant::from_millis(0));
+        assert_eq!(cubic.threshold(), (MSS as f64 * 32.0 * BETA_CUBIC) as usize);
+        assert_eq!(cubic.w_max, MSS * 32);
+        cubic.on_recovered();
+        assert_eq!(cubic.window(), cubic.threshold());
     }
 
     #[test]
-    fn zero_length_ack_does_not_exit_fast_recovery() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
-        cubic.cwnd = MSS * 32;
-
-        cubic.on_loss(Instant::from_millis(0), cubic.cwnd);
-        assert!(cubic.in_fast_recovery);
-
-        let cwnd = cubic.window();
-        let ssthresh = cubic.ssthresh;
-
-        // Accepted segments that acknowledge no new data (window updates,
-        // data segments from the remote) must not end fast recovery or
-        // change the window.
-        ack(&mut cubic, 0, Instant::from_millis(1));
-        assert!(cubic.in_fast_recovery);
-        assert_eq!(cubic.window(), cwnd);
-        assert_eq!(cubic.ssthresh, ssthresh);
-
-        // The first ACK of new data still exits and deflates.
-        ack(&mut cubic, MSS, Instant::from_millis(2));
-        assert!(!cubic.in_fast_recovery);
-        assert_eq!(cubic.window(), ssthresh);
+    fn an_unused_window_does_not_grow() {
+        let mut cubic = cubic();
+        for millis in 0..100 {
+            cubic.on_ack(&Acked {
+                limited: false,
+                ..acked(MSS, Instant::from_millis(millis))
+            });
+        }
+        assert_eq!(cubic.window(), MSS * INITIAL_SEGMENTS);
     }
 
     #[test]
     fn repeated_rto_holds_ssthresh() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
+        let mut cubic = cubic();
         cubic.cwnd = MSS * 32;
-
-        // First RTO reduces ssthresh based on the flight size.
-        cubic.on_rto(Instant::from_millis(0), MSS * 32);
+        cubic.on_rto(false);
         let ssthresh = cubic.ssthresh;
-        assert_eq!(ssthresh, (32.0 * MSS as f64 * BETA_CUBIC) as usize);
-
-        // Until new data is ACKed, further RTOs are retransmissions of the
-        // same segment and must hold ssthresh constant instead of collapsing
-        // it towards the minimum.
-        cubic.on_rto(Instant::from_millis(1), MSS);
+        assert_eq!(cubic.window(), MSS);
+        cubic.on_rto(true);
         assert_eq!(cubic.ssthresh, ssthresh);
-
-        // Once new data is ACKed, the next RTO is a fresh loss detection
-        // and reduces ssthresh again.
-        ack(&mut cubic, MSS, Instant::from_millis(2));
-        cubic.on_rto(Instant::from_millis(3), MSS * 4);
-        assert_eq!(cubic.ssthresh, (4.0 * MSS as f64 * BETA_CUBIC) as usize);
+        ack(&mut cubic, MSS, Instant::from_millis(10));
+        assert_eq!(cubic.window(), 2 * MSS);
     }
 
     #[test]
-    fn slow_start_works() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
-        cubic.cwnd = MSS * 32;
-        cubic.ssthresh = MSS * 16;
-
-        // we enter slow start upon major loss (an RTO)
-        // window resets to MSS, ssthresh becomes a fraction of the inflight bytes,
-        // recovery_start is cleared so any later CA uses a fresh epoch,
-        // and w_max is preserved (RFC 9438 §4.8 defers it to the next CA stage).
-        let w_max_before_rto = cubic.w_max;
-        let inflight = cubic.window();
-        cubic.on_rto(Instant::from_millis(0), inflight);
-        assert_eq!(cubic.ssthresh, (inflight as f64 * BETA_CUBIC) as usize);
-        assert_eq!(cubic.window(), MSS);
-        assert!(!cubic.in_fast_recovery);
-        assert_eq!(cubic.recovery_start, None);
-        assert_eq!(cubic.w_max, w_max_before_rto);
-
-        // slow start grows by what is acknowledged, be it more than an MSS
-        cubic.ssthresh = usize::MAX;
-        let initial_cwnd = cubic.window();
-        for i in 0..10 {
-            let initial_cwnd = cubic.window();
-            let now = Instant::from_millis(i);
-            ack(&mut cubic, MSS * 2, now);
-            assert_eq!(cubic.window(), initial_cwnd + MSS * 2);
+    fn slow_start_grows_by_what_is_acknowledged() {
+        let mut cubic = cubic();
+        for octets in [MSS / 2, MSS, 45 * MSS] {
+            let before = cubic.window();
+            ack(&mut cubic, octets, Instant::from_millis(1));
+            assert_eq!(cubic.window(), before + octets);
         }
-        assert_eq!(cubic.window(), initial_cwnd + MSS * 20);
-
-        // slow start uses the number of ACKed bytes if they're less than the MSS
-        let initial_cwnd = cubic.window();
-        for i in 0..10 {
-            let initial_cwnd = cubic.window();
-            let now = Instant::from_millis(10 + i);
-            ack(&mut cubic, MSS / 2, now);
-            assert_eq!(cubic.window(), initial_cwnd + MSS / 2);
-        }
-        assert_eq!(cubic.window(), initial_cwnd + MSS / 2 * 10);
-
-        // slow start transitions to congestion avoidance at ssthresh
-        let initial_cwnd = cubic.window();
-        cubic.ssthresh = initial_cwnd + MSS;
-        ack(&mut cubic, MSS, Instant::from_millis(30));
-        assert_eq!(cubic.window(), initial_cwnd + MSS);
-        assert_eq!(cubic.ssthresh, initial_cwnd + MSS);
-    }
-
-    #[test]
-    fn progress_to_ca_via_rto() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
-
-        let mut time = 0;
-
-        // slow start from default state
-        let initial_cwnd = cubic.window();
-        for _ in 0..30 {
-            time += 1;
-            ack(&mut cubic, MSS, Instant::from_millis(time));
-        }
-        assert_eq!(cubic.window(), initial_cwnd + MSS * 30);
-        assert!(cubic.window() < cubic.ssthresh);
-
-        // rto: cwnd resets to MSS and sstresh reduces
-        let rto_cwnd = cubic.window();
-        cubic.on_rto(Instant::from_millis(time), rto_cwnd);
-        assert_eq!(cubic.window(), MSS);
-        assert_eq!(cubic.ssthresh, (rto_cwnd as f64 * BETA_CUBIC) as usize);
-
-        // slow start again until cwnd reaches new ssthresh
-        while cubic.window() < cubic.ssthresh {
-            time += 1;
-            let initial_cwnd = cubic.window();
-            ack(&mut cubic, MSS, Instant::from_millis(time));
-            assert_eq!(cubic.window(), initial_cwnd + MSS);
-        }
-        assert!(cubic.window() >= cubic.ssthresh);
-        assert!(cubic.window() < cubic.ssthresh + MSS);
-
-        // ca: first CA ACK starts a fresh epoch with W_max = cwnd and K = 0.
-        time += 1;
-        let cwnd_at_ca_entry = cubic.window();
-        ack(&mut cubic, MSS, Instant::from_millis(time));
-        assert_eq!(cubic.w_max, cwnd_at_ca_entry);
-        assert_eq!(cubic.k, 0.0);
-        assert!(cubic.window() >= cwnd_at_ca_entry);
-    }
-
-    #[test]
-    fn progress_to_ca_via_loss() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
-
-        let mut time = 0;
-
-        // slow start from default state
-        let initial_cwnd = cubic.window();
-        for _ in 0..30 {
-            time += 1;
-            ack(&mut cubic, MSS, Instant::from_millis(time));
-        }
-        assert_eq!(cubic.window(), initial_cwnd + MSS * 30);
-        assert!(cubic.window() < cubic.ssthresh);
-
-        // dup ACKs: ssthresh = cwnd * beta, cwnd = ssthresh + 3*MSS, recovery_start = now
-        time += 1;
-        let loss_cwnd = cubic.window();
-        let expected_ssthresh = (loss_cwnd as f64 * BETA_CUBIC) as usize;
-        cubic.on_loss(Instant::from_millis(time), loss_cwnd);
-        assert_eq!(cubic.ssthresh, expected_ssthresh);
-        assert_eq!(cubic.window(), expected_ssthresh + 3 * MSS);
-        assert!(cubic.in_fast_recovery);
-        assert_eq!(cubic.recovery_start, Some(Instant::from_millis(time)));
-
-        // inflate cwnd on each duplicate ACK
-        for _ in 0..9 {
-            time += 1;
-            let initial_cwnd = cubic.window();
-            cubic.on_dup_ack(Instant::from_millis(time), MSS, cubic.cwnd);
-            assert_eq!(cubic.window(), initial_cwnd + MSS);
-        }
-
-        // non-duplicate ACK deflates cwnd to ssthresh
-        time += 1;
-        ack(&mut cubic, MSS, Instant::from_millis(time));
-        assert_eq!(cubic.window(), expected_ssthresh);
-        assert!(!cubic.in_fast_recovery);
-
-        // ca: subsequent ACKs follow the cubic curve
-        time += 1;
-        let initial_cwnd = cubic.window();
-        ack(&mut cubic, MSS, Instant::from_millis(time));
-        assert!(cubic.window() >= initial_cwnd);
     }
 
     #[test]
     fn fast_convergence_reduces_w_max() {
-        let mut cubic = Cubic::new();
-        cubic.set_mss(MSS);
-        cubic.w_max = MSS * 50;
-        cubic.cwnd = MSS * 30;
+        let mut cubic = cubic();
+        cubic.w_max = MSS * 64;
+        cubic.cwnd = MSS * 32;
+        cubic.on_loss(Instant::from_millis(0));
+        assert_eq!(cubic.w_max, ((MSS * 32) as f64 * 0.85) as usize);
+    }
 
-        // Loss while cwnd < w_max (a new competing flow) should pull w_max down.
-        let w_max_prev = cubic.w_max;
-        cubic.on_loss(Instant::from_millis(0), cubic.cwnd);
-        assert!(cubic.w_max < w_max_prev);
+    /// A round of ten acknowledgements of one segment each, at this round trip.
+    fn round(cubic: &mut Cubic, sent: &mut usize, rtt: i64) {
+        let una = *sent;
+        *sent += 10 * MSS;
+        for index in 1..=10 {
+            cubic.on_ack(&Acked {
+                rtt: Some(Duration::from_millis(rtt as u64)),
+                una: TcpSeqNumber(0) + una + index * MSS,
+                nxt: TcpSeqNumber(0) + *sent + index * MSS,
+                ..acked(MSS, Instant::from_millis(0))
+            });
+        }
+    }
+
+    #[test]
+    fn slow_start_ends_when_the_queue_fills() {
+        let (mut cubic, mut sent) = (cubic(), 0);
+        for _ in 0..3 {
+            round(&mut cubic, &mut sent, 20);
+        }
+        assert_eq!(cubic.slow_start.conservative, None);
+        round(&mut cubic, &mut sent, 25);
+        assert!(cubic.slow_start.conservative.is_some());
+        assert_eq!(cubic.ssthresh, usize::MAX);
+        for _ in 0..CSS_ROUNDS {
+            round(&mut cubic, &mut sent, 26);
+        }
+        assert!(cubic.ssthresh <= cubic.window());
+    }
+
+    #[test]
+    fn a_passing_delay_does_not_end_slow_start() {
+        let (mut cubic, mut sent) = (cubic(), 0);
+        for rtt in [20, 20, 20, 25, 20, 20] {
+            round(&mut cubic, &mut sent, rtt);
+        }
+        assert_eq!(cubic.slow_start.conservative, None);
+        assert_eq!(cubic.ssthresh, usize::MAX);
     }
 
     #[test]
