@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use sandd_control_client::dial::Dialer;
 use sandd_control_client::keys::DiscoPrivateKey;
@@ -180,7 +180,12 @@ impl MeshBuilder {
             control: control.clone(),
         };
         let driver = Driver {
-            engine: Engine::new(&control.node_key(), disco_key, self.mtu),
+            engine: Engine::new(
+                &control.node_key(),
+                disco_key,
+                self.mtu,
+                crate::wg::Clock::new(SystemTime::now(), Instant::now()),
+            ),
             udp,
             device,
             derp,

@@ -36,6 +36,8 @@ use crate::metrics::Counters;
 use crate::packet::PacketBuf;
 use crate::path::agent::TxId;
 use crate::route::RouteTable;
+use crate::wg::Clock;
+use crate::wg::index::IndexTable;
 use crate::wg::tunnel::{HEADER, TAG};
 use identity::Identity;
 pub(crate) use inbound::Overlay;
@@ -80,7 +82,7 @@ pub(crate) struct Engine {
     peers: BTreeMap<NodeId, Peer>,
     by_key: HashMap<NodePublicKey, NodeId>,
     by_disco: HashMap<DiscoPublicKey, NodeId>,
-    by_index: HashMap<u32, NodeId>,
+    indices: IndexTable<NodeId>,
     routes: RouteTable<NodeId>,
     names: Arc<NameTable>,
     filter: PacketFilter,
@@ -101,17 +103,17 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// A node without peers, whose device carries packets of at most `mtu` bytes.
-    pub(crate) fn new(node_key: &NodePrivateKey, disco_key: DiscoPrivateKey, mtu: usize) -> Self {
+    /// A node without peers, whose device carries packets of at most `mtu` bytes. `clock` tells the time of day.
+    pub(crate) fn new(node_key: &NodePrivateKey, disco_key: DiscoPrivateKey, mtu: usize, clock: Clock) -> Self {
         Self {
-            identity: Identity::new(node_key),
+            identity: Identity::new(node_key, clock),
             disco_public: disco_key.public(),
             disco_key,
             map: Arc::default(),
             peers: BTreeMap::new(),
             by_key: HashMap::new(),
             by_disco: HashMap::new(),
-            by_index: HashMap::new(),
+            indices: IndexTable::new(),
             routes: RouteTable::new(),
             names: Arc::default(),
             filter: PacketFilter::new(),
@@ -143,13 +145,19 @@ impl Engine {
     /// When [`Self::handle_timeout`] is wanted next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.deadlines.first().map(|(at, _)| *at);
-        [peers, self.pings.poll_timeout()].into_iter().flatten().min()
+        [peers, self.pings.poll_timeout(), self.identity.guard.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for outcome in self.pings.expire(now) {
             self.outputs.push_back(Output::Ponged(outcome));
+        }
+        while let Some((from, datagram)) = self.identity.guard.next(now) {
+            self.handle_admitted(from, &datagram, now);
         }
         // Each peer once: whatever it asks for next, even at once, waits for the next call.
         let due: Vec<_> = self
@@ -172,8 +180,8 @@ impl Engine {
 
     /// The node key was replaced: all sessions end, every peer is greeted anew.
     pub(crate) fn set_node_key(&mut self, node_key: &NodePrivateKey) {
-        self.identity = Identity::new(node_key);
-        self.by_index.clear();
+        self.identity = Identity::new(node_key, self.identity.clock);
+        self.indices.clear();
         for peer in self.peers.values_mut() {
             peer.tunnel = None;
         }
@@ -292,6 +300,9 @@ impl Engine {
         self.send_sealed(id);
         self.run_path(id, now);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(tunnel) = &mut peer.tunnel {
+            tunnel.settle(&mut self.indices, id);
+        }
         let next = peer.poll_timeout();
         if peer.scheduled != next {
             if let Some(old) = peer.scheduled.take() {

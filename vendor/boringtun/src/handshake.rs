@@ -181,11 +181,6 @@ impl Clock {
         }
     }
 
-    /// Both clocks, read now.
-    pub fn system() -> Clock {
-        Clock::new(SystemTime::now(), Instant::now())
-    }
-
     /// The timestamp of `now`, rounded down as other implementations do, lest it tells how exact our clock is; newer
     /// than `last` in any case.
     pub(crate) fn stamp(&self, now: Instant, last: &Tai64N) -> Tai64N {

@@ -2,32 +2,41 @@
 
 use std::sync::Arc;
 
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::x25519::{PublicKey, StaticSecret};
 use sandd_control_client::keys::{NodePrivateKey, NodePublicKey};
 
+use super::Underlay;
 use crate::wg::guard::HandshakeGuard;
+use crate::wg::{self, Clock, Packet, StaticSecret};
 
 pub(super) struct Identity {
-    pub(super) secret: StaticSecret,
-    pub(super) public: PublicKey,
+    /// The key as handshakes use it.
+    pub(super) wireguard: Arc<wg::Identity>,
     /// The public key as peers and disco name it.
     pub(super) key: NodePublicKey,
-    /// Shared by all tunnels and never reached: the guard in front has judged already.
-    pub(super) limiter: Arc<RateLimiter>,
-    pub(super) guard: HandshakeGuard,
+    pub(super) guard: HandshakeGuard<Underlay>,
+    pub(super) clock: Clock,
 }
 
 impl Identity {
-    pub(super) fn new(node_key: &NodePrivateKey) -> Self {
-        let secret = StaticSecret::from(*node_key.to_bytes());
-        let public = PublicKey::from(&secret);
+    pub(super) fn new(node_key: &NodePrivateKey, clock: Clock) -> Self {
+        let wireguard = wg::Identity::new(StaticSecret::from(*node_key.to_bytes()), clock);
         Self {
-            key: NodePublicKey::from_bytes(public.to_bytes()),
-            limiter: Arc::new(RateLimiter::new(&public, u64::MAX)),
-            guard: HandshakeGuard::new(&public),
-            secret,
-            public,
+            key: NodePublicKey::from_bytes(wireguard.public().to_bytes()),
+            guard: HandshakeGuard::new(wireguard.public()),
+            wireguard: Arc::new(wireguard),
+            clock,
         }
+    }
+
+    /// Who sent an initiation, by what it says.
+    pub(super) fn read_initiation(&self, datagram: &[u8]) -> Option<(NodePublicKey, wg::Initiator)> {
+        let Ok(Packet::HandshakeInit(init)) = Packet::parse(datagram) else {
+            return None;
+        };
+        let initiator = self.wireguard.read_initiation(&init).ok()?;
+        Some((
+            NodePublicKey::from_bytes(initiator.static_public().to_bytes()),
+            initiator,
+        ))
     }
 }

@@ -3,8 +3,6 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::{Packet, Tunn};
 use sandd_control_client::keys::NodePublicKey;
 use sandd_control_client::netmap::{NodeId, RegionId};
 
@@ -15,6 +13,7 @@ use crate::metrics::DropReason;
 use crate::packet::ecn::combine;
 use crate::packet::ip::{IpPacket, Transport};
 use crate::packet::tsmp;
+use crate::wg::Initiator;
 use crate::wg::guard::Admission;
 use crate::wg::message::{MessageKind, classify};
 use crate::wg::tunnel::{HEADER, TAG};
@@ -111,7 +110,7 @@ impl Engine {
         overlay: &mut impl Overlay,
     ) {
         let count = slots.len().div_ceil(stride);
-        let Some(id) = self.by_index.get(&(receiver >> 8)).copied() else {
+        let Some(id) = self.indices.owner(receiver) else {
             return self.counters.drop_packets(DropReason::UnknownPeer, count);
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -144,38 +143,65 @@ impl Engine {
     }
 
     fn handle_handshake(&mut self, from: Underlay, datagram: &[u8], now: Instant) {
-        let Some(kind) = classify(datagram) else {
-            return self.counters.drop_packet(DropReason::UnknownDatagram);
-        };
-        let source = source_for_limits(from);
-        if matches!(kind, MessageKind::Initiation | MessageKind::Response { .. }) {
-            match self.identity.guard.admit(source, datagram, now) {
-                Admission::Admit => {}
-                Admission::Cookie(reply) => return self.transmit(from, &reply),
-                Admission::Refuse => return self.counters.drop_packet(DropReason::HandshakeRefused),
+        match classify(datagram) {
+            Some(MessageKind::Initiation) => {}
+            // An answer to nothing costs nothing.
+            Some(MessageKind::Response { receiver } | MessageKind::Cookie { receiver })
+                if self.indices.owner(receiver).is_none() =>
+            {
+                return self.counters.drop_packet(DropReason::UnknownPeer);
+            }
+            Some(MessageKind::Response { .. }) => {}
+            Some(MessageKind::Cookie { .. }) => return self.handle_admitted(from, datagram, now),
+            Some(MessageKind::Data { .. }) | None => {
+                return self.counters.drop_packet(DropReason::UnknownDatagram);
             }
         }
-        let id = match kind {
-            MessageKind::Initiation => self.initiator_of(datagram),
+        match self.identity.guard.admit(from, source_for_limits(from), datagram, now) {
+            Admission::Admit => self.handle_admitted(from, datagram, now),
+            Admission::Cookie(reply) => self.transmit(from, &reply),
+            Admission::Queued => {}
+            Admission::Refuse => self.counters.drop_packet(DropReason::HandshakeRefused),
+        }
+    }
+
+    /// A handshake message that may cost something.
+    pub(super) fn handle_admitted(&mut self, from: Underlay, datagram: &[u8], now: Instant) {
+        let Some(kind) = classify(datagram) else { return };
+        let (id, initiator) = match kind {
+            MessageKind::Initiation => match self.identity.read_initiation(datagram) {
+                Some((key, initiator)) => (self.by_key.get(&key).copied(), Some(initiator)),
+                None => (None, None),
+            },
             MessageKind::Response { receiver } | MessageKind::Cookie { receiver } | MessageKind::Data { receiver } => {
-                self.by_index.get(&(receiver >> 8)).copied()
+                (self.indices.owner(receiver), None)
             }
         };
         let Some(id) = id.filter(|id| self.ensure_tunnel(*id, now)) else {
             return self.counters.drop_packet(DropReason::UnknownPeer);
         };
-        self.handshake_of(id, from, kind, datagram, now);
+        self.handshake_of(id, from, kind, initiator.as_ref(), datagram, now);
         self.after_peer(id, now);
     }
 
-    fn handshake_of(&mut self, id: NodeId, from: Underlay, kind: MessageKind, datagram: &[u8], now: Instant) {
+    /// Hands a handshake message to its tunnel: an initiation as far as it has been read, another one as it came.
+    fn handshake_of(
+        &mut self,
+        id: NodeId,
+        from: Underlay,
+        kind: MessageKind,
+        initiator: Option<&Initiator>,
+        datagram: &[u8],
+        now: Instant,
+    ) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
         let mut replies = Vec::new();
-        if tunnel
-            .handle_handshake(source_for_limits(from), datagram, now, &mut replies)
-            .is_err()
-        {
+        let taken = match initiator {
+            Some(initiator) => tunnel.respond(initiator, now, &mut replies),
+            None => tunnel.handle_answer(datagram, now, &mut replies),
+        };
+        if taken.is_err() {
             return self.counters.drop_packet(DropReason::Unopened);
         }
         let established = tunnel.take_established();
@@ -196,16 +222,6 @@ impl Engine {
         if established {
             self.session_established(id, now);
         }
-    }
-
-    fn initiator_of(&self, datagram: &[u8]) -> Option<NodeId> {
-        let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(datagram) else {
-            return None;
-        };
-        let half = parse_handshake_anon(&self.identity.secret, &self.identity.public, &init).ok()?;
-        self.by_key
-            .get(&NodePublicKey::from_bytes(half.peer_static_public))
-            .copied()
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that is known of an opened packet")]
@@ -313,15 +329,15 @@ fn data_run(datagrams: &[u8], stride: usize) -> (usize, Option<u32>) {
     (run, Some(index))
 }
 
-/// What limits and cookies count by: the UDP source, or one constant for each key behind a relay.
-fn source_for_limits(from: Underlay) -> IpAddr {
+/// What limits and cookies go by: the UDP source, or one constant for each key behind a relay.
+fn source_for_limits(from: Underlay) -> SocketAddr {
     match from {
-        Underlay::Udp(addr) => addr.ip(),
+        Underlay::Udp(addr) => addr,
         Underlay::Derp { key, .. } => {
             let mut bytes = [0u8; 16];
             bytes.copy_from_slice(&key.as_bytes()[..16]);
             bytes[0] = 0xfd;
-            IpAddr::V6(Ipv6Addr::from(bytes))
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bytes)), 0)
         }
     }
 }

@@ -66,8 +66,8 @@ impl Engine {
         let old = &peer.node;
         if old.key != node.key || old.wireguard_only != node.wireguard_only || node.expired {
             // Another identity under the same number, or none any more: its session, path and packets go at once.
-            if let Some(tunnel) = peer.tunnel.take() {
-                self.by_index.remove(&tunnel.index());
+            if let Some(mut tunnel) = peer.tunnel.take() {
+                tunnel.release(&mut self.indices);
             }
             peer.path = agent_for(node);
             peer.mtu = PathMtu::new(mtu);
@@ -133,9 +133,9 @@ impl Engine {
 
     fn remove_peer(&mut self, id: NodeId) {
         self.remove_routes(id);
-        let Some(peer) = self.peers.remove(&id) else { return };
-        if let Some(tunnel) = &peer.tunnel {
-            self.by_index.remove(&tunnel.index());
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        if let Some(tunnel) = &mut peer.tunnel {
+            tunnel.release(&mut self.indices);
         }
         if let Some(disco) = &peer.disco {
             self.by_disco.remove(&disco.key);

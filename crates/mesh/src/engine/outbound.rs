@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use boringtun::x25519::PublicKey;
 use sandd_control_client::netmap::NodeId;
 
 use super::send_queue::Run;
@@ -15,7 +14,8 @@ use crate::packet::split::Splitter;
 use crate::packet::vnet::VnetHeader;
 use crate::packet::{PacketBuf, ecn, tsmp};
 use crate::path::agent::Route;
-use crate::wg::tunnel::{HEADER, TAG, Tunnel};
+use crate::wg::PublicKey;
+use crate::wg::tunnel::{HEADER, PeerConfig, TAG, Tunnel};
 
 impl Engine {
     /// A packet of the device towards the mesh, or a super-packet: many segments of one flow that are judged once and cut
@@ -163,24 +163,14 @@ impl Engine {
             return false;
         }
         if peer.tunnel.is_none() {
-            let index = loop {
-                let mut bytes = [0u8; 4];
-                getrandom::fill(&mut bytes[1..]).expect("the operating system provides randomness");
-                let index = u32::from_be_bytes(bytes);
-                if !self.by_index.contains_key(&index) {
-                    break index;
-                }
+            let config = PeerConfig {
+                public: PublicKey::from(*peer.node.key.as_bytes()),
+                preshared: None,
+                keepalive: None,
             };
-            let public = PublicKey::from(*peer.node.key.as_bytes());
-            let tunnel = Tunnel::new(
-                self.identity.secret.clone(),
-                public,
-                index,
-                std::sync::Arc::clone(&self.identity.limiter),
-                now,
-            );
+            let mut tunnel = Tunnel::new(&self.identity.wireguard, config, now);
+            tunnel.settle(&mut self.indices, id);
             peer.tunnel = Some(Box::new(tunnel));
-            self.by_index.insert(index, id);
         }
         true
     }

@@ -36,8 +36,8 @@ impl Engine {
                     session_age_secs: peer
                         .tunnel
                         .as_ref()
-                        .and_then(|tunnel| tunnel.session_age())
-                        .map(|age| age.as_secs()),
+                        .and_then(|tunnel| tunnel.session_since())
+                        .map(|since| now.saturating_duration_since(since).as_secs()),
                     tx_bytes: peer.tx_bytes,
                     rx_bytes: peer.rx_bytes,
                     last_received_ms: peer.last_received.map(age),

@@ -18,6 +18,7 @@ use crate::packet::vnet::VnetHeader;
 const REGION: RegionId = RegionId(999);
 
 struct Host {
+    key: NodePrivateKey,
     engine: Engine,
     node: Node,
     addr: SocketAddr,
@@ -65,6 +66,14 @@ fn allow_all() -> Vec<FilterRule> {
     }]
 }
 
+/// A clock of day that goes with the invented time.
+fn clock() -> Clock {
+    Clock::new(
+        std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000),
+        Instant::now(),
+    )
+}
+
 fn host(number: u8) -> Host {
     let key = NodePrivateKey::generate();
     let disco = DiscoPrivateKey::generate();
@@ -94,8 +103,9 @@ fn host(number: u8) -> Host {
         cap_map: BTreeMap::new(),
         machine_authorized: true,
     };
-    let engine = Engine::new(&key, disco, 1_280);
+    let engine = Engine::new(&key, disco, 1_280, clock());
     Host {
+        key,
         engine,
         node,
         addr,
@@ -329,8 +339,8 @@ fn a_restarted_peers_new_disco_key_arrives_inside_the_tunnel() {
     world.meet();
     // The second host restarted: the first one's map still has the old disco key.
     let fresh = DiscoPrivateKey::generate();
-    let key = NodePrivateKey::from_bytes(world.hosts[1].engine.identity.secret.to_bytes());
-    world.hosts[1].engine = Engine::new(&key, fresh, 1_280);
+    let key = world.hosts[1].key.clone();
+    world.hosts[1].engine = Engine::new(&key, fresh, 1_280, clock());
     world.tell_map(1, &allow_all(), |_| true);
     let (endpoints, now) = (vec![world.hosts[1].addr], world.now);
     world.hosts[1].engine.set_endpoints(endpoints, now);
@@ -370,7 +380,7 @@ fn a_removed_peer_is_cut_off() {
     world.ping(0, 1);
     world.tell_map(1, &allow_all(), |_| false);
     assert_eq!(world.ping(0, 1), None);
-    assert!(world.hosts[1].engine.by_index.is_empty());
+    assert!(world.hosts[1].engine.indices.is_empty());
     assert!(world.hosts[1].engine.deadlines.is_empty());
 }
 

@@ -1,90 +1,120 @@
-//! [`Tunnel`]: the WireGuard sessions with one peer; the only file that names boringtun's engine.
+//! [`Tunnel`]: one peer's handshakes, sessions, timers and the packets that wait for a session.
 //!
-//! Out: a packet is padded and sealed when a session stands, else it waits here (bounded) and a handshake starts.
-//! In: a datagram is opened and cut to its inner length. boringtun reads its own clock; this wall ticks it before it
-//! is used after a silence, and says when it wants the next tick.
+//! Out: [`Tunnel::ready`] says whether packets can be sealed; those that cannot are [staged](Tunnel::stage), bounded, and
+//! start a handshake. In: runs of data messages are [opened](Tunnel::open_slots), handshake messages are
+//! [answered](Tunnel::respond) after the guard has let them pass. Nothing here reads a clock, and nothing allocates for a
+//! data packet.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519::{PublicKey, StaticSecret};
+use sandd_noise::x25519::PublicKey;
+use sandd_noise::{Handshake, Identity, Initiator, Packet, PresharedKey, SessionKeys};
 
+use super::index::IndexTable;
+use super::session::{Role, Session};
+use super::sessions::Sessions;
+use super::timers::{Holding, Initiation, Timers};
 use crate::packet::PacketBuf;
+
+pub(crate) use super::session::{HEADER, TAG};
 
 /// Packets that wait for a first session; more push the oldest out.
 pub(crate) const MAX_STAGED: usize = 128;
-/// Ages of an unanswered initiation at which it is sent again, before boringtun's own 5 s rhythm takes over: a relay
-/// connection or the peer's network map may be there a moment later.
-const RETRY_LADDER: [Duration; 5] = [
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_millis(1_000),
-    Duration::from_millis(2_000),
-];
-const TICK_BUSY: Duration = Duration::from_millis(250);
-const TICK_IDLE: Duration = Duration::from_secs(1);
-/// Smallest buffer boringtun writes a handshake message into.
-const MIN_SCRATCH: usize = 148;
-/// Bytes of a data message in front of its packet: type, receiver, counter.
-pub(crate) const HEADER: usize = 16;
-/// Bytes behind it.
-pub(crate) const TAG: usize = 16;
+/// Age at which the initiator renews a session that it sends on.
+const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// Age at which the initiator renews a session that data comes in on: what is left is a keepalive's and a retry's time.
+const REKEY_ON_RECEIVE: Duration = Duration::from_secs(165);
+/// Added to that age where both ends called at one moment, so that they do not do so for ever.
+const CROSSED_SLACK: Duration = Duration::from_secs(5);
+/// Two initiations closer than this are one: peers take the second for a flood.
+const SAME_MOMENT: Duration = Duration::from_millis(25);
+/// Distance of two initiations that cookies ask for.
+const COOKIE_PAUSE: Duration = Duration::from_secs(1);
+/// Indices held ready for handshakes of one call.
+const SPARES: usize = 2;
 
-/// A datagram that did not open: forged, replayed, expired or for another session.
+/// A message that was refused: forged, replayed, expired or for another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unopened;
 
+/// What is to be known of a peer.
+#[derive(Debug)]
+pub(crate) struct PeerConfig {
+    pub(crate) public: PublicKey,
+    pub(crate) preshared: Option<PresharedKey>,
+    /// Silence after which an empty packet is sent; `None` for peers whose paths are kept open otherwise.
+    pub(crate) keepalive: Option<Duration>,
+}
+
 /// See the module's text.
 pub(crate) struct Tunnel {
-    engine: Tunn,
-    index: u32,
+    handshake: Handshake,
+    sessions: Sessions,
+    timers: Timers,
     staged: VecDeque<PacketBuf>,
-    scratch: Vec<u8>,
-    last_tick: Option<Instant>,
-    last_use: Instant,
-    handshake: Option<Handshake>,
+    /// The last initiation, while it waits.
+    last_message: Option<Box<[u8]>>,
+    last_cookie: Option<Instant>,
+    /// Random part of the age at which the current session is renewed.
+    renewal_slack: Duration,
+    /// Of two ends that called each other at one moment, the one that leaves the next call to the other.
+    yields: bool,
+    spares: Vec<u32>,
+    /// Indices to be given back.
+    gone: Vec<u32>,
     had_session: bool,
 }
 
-/// An initiation of ours that nobody answered yet.
-struct Handshake {
-    started: Instant,
-    step: usize,
-}
-
 impl Tunnel {
-    /// A tunnel to the peer with this key. `index` is random, 24 bits, and unique among the living tunnels.
-    pub(crate) fn new(own: StaticSecret, peer: PublicKey, index: u32, limiter: Arc<RateLimiter>, now: Instant) -> Self {
+    /// A tunnel without session. It can do handshakes once [`Self::settle`] has given it indices.
+    pub(crate) fn new(identity: &Arc<Identity>, peer: PeerConfig, now: Instant) -> Self {
+        let mut seed = [0u8; 8];
+        getrandom::fill(&mut seed).expect("the operating system provides randomness");
         Self {
-            engine: Tunn::new(own, peer, None, None, index, Some(limiter)),
-            index,
+            yields: identity.public().as_bytes() > peer.public.as_bytes(),
+            handshake: Handshake::new(Arc::clone(identity), peer.public, peer.preshared),
+            sessions: Sessions::default(),
+            timers: Timers::new(peer.keepalive, u64::from_ne_bytes(seed), now),
             staged: VecDeque::new(),
-            scratch: Vec::new(),
-            last_tick: None,
-            last_use: now,
-            handshake: None,
+            last_message: None,
+            last_cookie: None,
+            renewal_slack: Duration::ZERO,
+            spares: Vec::new(),
+            gone: Vec::new(),
             had_session: false,
         }
     }
 
-    /// The 24 bits that the peer's messages carry in front of a counting byte.
-    pub(crate) fn index(&self) -> u32 {
-        self.index
+    /// Exchanges indices with the table: after each call that may have used some. Cheap when none were.
+    pub(crate) fn settle<O: Copy>(&mut self, table: &mut IndexTable<O>, owner: O) {
+        for index in self.gone.drain(..) {
+            table.release(index);
+        }
+        while self.spares.len() < SPARES {
+            self.spares.push(table.register(owner));
+        }
+    }
+
+    /// Gives all indices back; the tunnel is of no use afterwards.
+    pub(crate) fn release<O: Copy>(&mut self, table: &mut IndexTable<O>) {
+        let own = self.sessions.indices().chain(self.handshake.waiting());
+        for index in own.chain(self.spares.iter().copied()).chain(self.gone.iter().copied()) {
+            table.release(index);
+        }
+        self.spares.clear();
+        self.gone.clear();
     }
 
     /// True while packets can be sealed.
     pub(crate) fn has_session(&self) -> bool {
-        self.engine.time_since_last_handshake().is_some()
+        self.sessions.current().is_some()
     }
 
-    /// Age of the session in use.
-    pub(crate) fn session_age(&self) -> Option<Duration> {
-        self.engine.time_since_last_handshake()
+    /// When the handshake of the session in use was completed.
+    pub(crate) fn session_since(&self) -> Option<Instant> {
+        self.sessions.current().map(|session| session.born)
     }
 
     /// True once after a session came up where there was none; the caller then flushes and greets.
@@ -92,62 +122,66 @@ impl Tunnel {
         let has = self.has_session();
         let fresh = has && !self.had_session;
         self.had_session = has;
-        if has {
-            self.handshake = None;
-        }
         fresh
     }
 
-    /// True when packets can be sealed now. `out` gets what is due to the peer.
-    pub(crate) fn ready(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) -> bool {
-        self.refresh(now, out);
-        self.last_use = now;
+    /// True when packets can be sealed now.
+    pub(crate) fn ready(&mut self, now: Instant, _out: &mut Vec<Vec<u8>>) -> bool {
+        let Some(session) = self.sessions.current() else {
+            return false;
+        };
+        if !session.is_alive(now) {
+            self.sessions.expire(now, &mut self.gone);
+        } else if !session.has_counters() {
+            self.sessions.retire_current(&mut self.gone);
+        }
+        self.had_session &= self.has_session();
         self.has_session()
     }
 
     /// Seals a run of slots in place: `stride` bytes each, the last may be shorter, each with room for the header (16),
-    /// then the padded packet, then room for the tag (16). Needs [`Self::ready`].
-    pub(crate) fn seal_slots(&mut self, slots: &mut [u8], stride: usize, _now: Instant, _out: &mut Vec<Vec<u8>>) {
-        for slot in slots.chunks_mut(stride) {
-            let len = slot.len();
-            let plain = &slot[HEADER..len - TAG];
-            let needed = len.max(MIN_SCRATCH);
-            if self.scratch.len() < needed {
-                self.scratch.resize(needed, 0);
-            }
-            if let TunnResult::WriteToNetwork(message) = self.engine.encapsulate(plain, &mut self.scratch) {
-                slot.copy_from_slice(message);
-            }
+    /// then the padded packet, then room for the tag (16). Needs [`Self::ready`]; without it the slots are zeroed, so that
+    /// nothing leaves in the clear.
+    pub(crate) fn seal_slots(&mut self, slots: &mut [u8], stride: usize, now: Instant, out: &mut Vec<Vec<u8>>) {
+        let session = self.sessions.current_mut().filter(|session| session.is_alive(now));
+        let Some(session) = session else { return slots.fill(0) };
+        if !session.seal(slots, stride) {
+            return slots.fill(0);
+        }
+        let old = session.role == Role::Initiator && session.age(now) >= REKEY_AFTER_TIME + self.renewal_slack;
+        let renew = old || session.is_worn();
+        self.timers.sent(slots.len() > HEADER + TAG, now);
+        if renew {
+            self.renew(now, out);
         }
     }
 
     /// Opens a run of data messages with one receiver index in place. A bit of the result stands for a slot that is
-    /// authentic and fresh; its packet is then at [`HEADER`], all zero for a keepalive.
+    /// authentic and fresh; its packet is then at [`HEADER`], padded, with nothing in it for a keepalive.
     pub(crate) fn open_slots(&mut self, slots: &mut [u8], stride: usize, now: Instant, out: &mut Vec<Vec<u8>>) -> u64 {
-        self.refresh(now, out);
-        let mut opened = 0;
-        for (at, slot) in slots.chunks_mut(stride).enumerate().take(64) {
-            let needed = slot.len().max(MIN_SCRATCH);
-            if self.scratch.len() < needed {
-                self.scratch.resize(needed, 0);
-            }
-            match self.engine.decapsulate(None, slot, &mut self.scratch) {
-                TunnResult::WriteToTunnelV4(inner, _) | TunnResult::WriteToTunnelV6(inner, _) => {
-                    slot[HEADER..HEADER + inner.len()].copy_from_slice(inner);
-                    opened |= 1 << at;
-                }
-                TunnResult::WriteToNetwork(message) => {
-                    let message = message.to_vec();
-                    out.push(message);
-                    slot[HEADER..].fill(0);
-                    opened |= 1 << at;
-                }
-                TunnResult::Done => {
-                    slot[HEADER..].fill(0);
-                    opened |= 1 << at;
-                }
-                TunnResult::Err(_) => {}
-            }
+        let stride = stride.max(HEADER + TAG);
+        let Some(local) = word_at(slots, 4) else { return 0 };
+        let Some(session) = self.sessions.receiving(local) else {
+            return 0;
+        };
+        if !session.is_alive(now) {
+            return 0;
+        }
+        let opened = session.open(slots, stride);
+        if opened == 0 {
+            return 0;
+        }
+        session.heard = Some(now);
+        let data = slots
+            .chunks(stride)
+            .take(64)
+            .enumerate()
+            .any(|(at, slot)| opened & (1 << at) != 0 && slot.len() > HEADER + TAG);
+        self.timers.received(data, now);
+        if self.sessions.confirm(local, &mut self.gone) {
+            self.completed();
+        } else {
+            self.renew_late(local, now, out);
         }
         opened
     }
@@ -158,8 +192,10 @@ impl Tunnel {
             self.staged.pop_front();
         }
         self.staged.push_back(packet);
-        if self.handshake.is_none() {
-            out.extend(self.initiate(now));
+        if self.timers.attempting() {
+            self.timers.staged(now);
+        } else {
+            self.call(now, out);
         }
     }
 
@@ -170,124 +206,193 @@ impl Tunnel {
 
     /// True while an initiation of ours waits for its answer.
     pub(crate) fn handshaking(&self) -> bool {
-        self.handshake.is_some()
+        self.timers.attempting()
     }
 
     /// A fresh initiation, also when one is under way: a path has just come up, or the peer has just become known.
     pub(crate) fn initiate(&mut self, now: Instant) -> Option<Vec<u8>> {
-        self.handshake.get_or_insert(Handshake { started: now, step: 0 });
-        self.last_use = now;
-        let mut scratch = vec![0u8; MIN_SCRATCH];
-        match self.engine.format_handshake_initiation(&mut scratch, true) {
-            TunnResult::WriteToNetwork(message) => Some(message.to_vec()),
-            TunnResult::Done
-            | TunnResult::Err(_)
-            | TunnResult::WriteToTunnelV4(..)
-            | TunnResult::WriteToTunnelV6(..) => None,
+        let just_sent = |at| now.saturating_duration_since(at) < SAME_MOMENT;
+        if self.timers.attempting() && self.timers.last_initiation().is_some_and(just_sent) {
+            return self.last_message.as_ref().map(|message| message.to_vec());
         }
+        let mut out = Vec::new();
+        self.call(now, &mut out);
+        out.pop()
     }
 
-    /// Takes a handshake message or cookie; an answer goes to `out`. `source` feeds boringtun's cookie check, which the
-    /// guard has already made.
-    pub(crate) fn handle_handshake(
+    /// Answers an initiation of this peer; the response goes to `out`. The session it makes is sent on when the peer has.
+    pub(crate) fn respond(
         &mut self,
-        source: IpAddr,
+        initiator: &Initiator,
+        now: Instant,
+        out: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Unopened> {
+        let index = self.spares.pop().ok_or(Unopened)?;
+        let Ok((response, keys)) = self.handshake.respond(initiator, index, now) else {
+            self.spares.push(index);
+            return Err(Unopened);
+        };
+        let session = self.born(&keys, Role::Responder, now);
+        self.sessions.offer(session, &mut self.gone);
+        self.timers.received(false, now);
+        self.timers.sent(false, now);
+        out.push(response.to_vec());
+        Ok(())
+    }
+
+    /// Takes a response or a cookie reply; what is to be sent because of it goes to `out`.
+    pub(crate) fn handle_answer(
+        &mut self,
         datagram: &[u8],
         now: Instant,
         out: &mut Vec<Vec<u8>>,
     ) -> Result<(), Unopened> {
-        self.refresh(now, out);
-        let mut scratch = [0u8; MIN_SCRATCH];
-        match self.engine.decapsulate(Some(source), datagram, &mut scratch) {
-            TunnResult::WriteToNetwork(message) => out.push(message.to_vec()),
-            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {}
-            TunnResult::Err(_) => return Err(Unopened),
+        match Packet::parse(datagram) {
+            Ok(Packet::HandshakeResponse(response)) => {
+                let waiting: Vec<u32> = self.handshake.waiting().collect();
+                let keys = self.handshake.finish(&response).map_err(|_| Unopened)?;
+                self.gone
+                    .extend(waiting.into_iter().filter(|index| *index != keys.local_index));
+                let session = self.born(&keys, Role::Initiator, now);
+                let crossed = self.sessions.complete(session, &mut self.gone);
+                self.timers.received(false, now);
+                self.completed();
+                if crossed && self.yields {
+                    self.renewal_slack += CROSSED_SLACK;
+                }
+                // The peer sends nothing on the session before it has seen something on it.
+                self.send_keepalive(now, out);
+                Ok(())
+            }
+            Ok(Packet::PacketCookieReply(reply)) => {
+                self.handshake.receive_cookie_reply(&reply, now).map_err(|_| Unopened)?;
+                let lately = |at| now.saturating_duration_since(at) < COOKIE_PAUSE;
+                if self.timers.attempting() && !self.last_cookie.is_some_and(lately) {
+                    self.last_cookie = Some(now);
+                    self.call(now, out);
+                }
+                Ok(())
+            }
+            Ok(Packet::HandshakeInit(_)) | Err(_) => Err(Unopened),
         }
-        Ok(())
     }
 
-    /// Gives boringtun its time and sends what is due.
+    /// Sends what is due, and drops what is too old.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
-        self.tick(now, out);
-        let due = self.handshake.as_ref().is_some_and(|handshake| {
-            RETRY_LADDER
-                .get(handshake.step)
-                .is_some_and(|age| now >= handshake.started + *age)
-        });
-        if due && !self.staged.is_empty() {
-            if let Some(handshake) = &mut self.handshake {
-                handshake.step += 1;
-            }
-            out.extend(self.initiate(now));
+        if self.timers.armed().is_none_or(|at| now < at) {
+            return;
         }
+        self.sessions.expire(now, &mut self.gone);
+        self.had_session &= self.has_session();
+        let due = self.timers.due(self.holding(), now);
+        if due.gave_up {
+            self.staged.clear();
+            self.forget();
+        }
+        match due.initiation {
+            Some(Initiation::Fresh) => self.call(now, out),
+            Some(Initiation::Same) => out.extend(self.last_message.as_ref().map(|message| message.to_vec())),
+            None => {}
+        }
+        if due.keepalive {
+            self.send_keepalive(now, out);
+        }
+        self.timers.rearm(self.holding(), now);
     }
 
-    /// When [`Self::handle_timeout`] is wanted next; `None` for a tunnel that holds nothing.
+    /// When [`Self::handle_timeout`] is wanted next; `None` for a tunnel that holds nothing. It moves only when it has come,
+    /// or to an earlier time, so that data does not make a deadline move with every packet.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let last = self.last_tick.unwrap_or(self.last_use);
-        if let Some(handshake) = &self.handshake {
-            let tick = last + TICK_BUSY;
-            // Without packets that wait nothing is retried: a step that never comes must not be a deadline.
-            let retry = RETRY_LADDER.get(handshake.step).filter(|_| !self.staged.is_empty());
-            let retry = retry.map(|age| handshake.started + *age);
-            return Some(retry.map_or(tick, |retry| retry.min(tick)));
-        }
-        self.has_session().then(|| last + TICK_IDLE)
+        self.timers.armed()
     }
 
-    fn refresh(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
-        if self
-            .last_tick
-            .is_none_or(|last| now.saturating_duration_since(last) >= TICK_BUSY)
+    fn holding(&self) -> Holding {
+        Holding {
+            staged: !self.staged.is_empty(),
+            session: self.has_session(),
+            expiry: self.sessions.next_expiry(),
+        }
+    }
+
+    fn born(&mut self, keys: &SessionKeys, role: Role, now: Instant) -> Session {
+        let session = Session::new(keys, role, now);
+        self.timers.arm(now + super::session::REJECT_AFTER_TIME);
+        session
+    }
+
+    /// A session can be sent on: what was tried for it ends.
+    fn completed(&mut self) {
+        self.timers.completed();
+        self.renewal_slack = self.timers.draw();
+        self.forget();
+    }
+
+    /// Drops initiations that wait, with their keys.
+    fn forget(&mut self) {
+        self.gone.extend(self.handshake.waiting());
+        self.handshake.forget();
+        self.last_message = None;
+    }
+
+    fn renew(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
+        if self.timers.may_initiate(now) {
+            self.call(now, out);
+        }
+    }
+
+    /// Data comes in on a session of ours that is about to end, and we send nothing that would renew it.
+    fn renew_late(&mut self, local: u32, now: Instant, out: &mut Vec<Vec<u8>>) {
+        let current = self.sessions.current_mut().filter(|session| session.local == local);
+        let Some(session) = current else { return };
+        if session.role == Role::Initiator && !session.renewed_late && session.age(now) >= REKEY_ON_RECEIVE {
+            session.renewed_late = true;
+            self.renew(now, out);
+        }
+    }
+
+    /// Sends a new initiation.
+    fn call(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
+        let Some(index) = self.spares.pop() else { return };
+        let Ok((message, forgotten)) = self.handshake.initiate(index, now) else {
+            self.spares.push(index);
+            return;
+        };
+        self.gone.extend(forgotten);
+        self.timers.initiated(!self.staged.is_empty(), now);
+        self.last_message = Some(Box::from(message));
+        out.push(message.to_vec());
+    }
+
+    fn send_keepalive(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
+        let mut message = vec![0u8; HEADER + TAG];
+        if let Some(session) = self.sessions.current_mut().filter(|session| session.is_alive(now))
+            && session.seal(&mut message, HEADER + TAG)
         {
-            self.tick(now, out);
+            self.timers.sent(false, now);
+            out.push(message);
         }
     }
 
-    fn tick(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) {
-        self.last_tick = Some(now);
-        let mut scratch = vec![0u8; MIN_SCRATCH];
-        match self.engine.update_timers(&mut scratch) {
-            TunnResult::WriteToNetwork(message) => out.push(message.to_vec()),
-            TunnResult::Err(_) => {
-                // Given up after 90 s, or expired: what waits would go out stale, the next packet starts anew.
-                self.handshake = None;
-                self.staged.clear();
-            }
-            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {}
-        }
-        if !self.has_session() {
-            self.had_session = false;
-        }
+    /// The session that is sent on, for tests that begin near a limit.
+    #[cfg(test)]
+    pub(crate) fn current_session(&mut self) -> Option<&mut Session> {
+        self.sessions.current_mut()
     }
 }
 
 impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tunnel")
-            .field("index", &self.index)
+            .field("sessions", &self.sessions)
             .field("staged", &self.staged.len())
             .finish_non_exhaustive()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A deadline that stays in the past after it was handled would keep the engine in its loop for ever.
-    #[test]
-    fn a_handshake_for_its_own_sake_leaves_no_deadline_behind() {
-        let own = StaticSecret::from([1; 32]);
-        let peer = PublicKey::from(&StaticSecret::from([2; 32]));
-        let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&own), u64::MAX));
-        let mut now = Instant::now();
-        let mut tunnel = Tunnel::new(own, peer, 7, limiter, now);
-        assert!(tunnel.initiate(now).is_some());
-        for _ in 0..50 {
-            now = tunnel.poll_timeout().unwrap().max(now);
-            tunnel.handle_timeout(now, &mut Vec::new());
-            assert!(tunnel.poll_timeout().is_none_or(|at| at > now));
-        }
-    }
+fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let word: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(u32::from_le_bytes(word))
 }
+
+#[cfg(test)]
+mod tests;
