@@ -48,7 +48,7 @@ fn start_among<'lab>(
             pair: Pair::plain(a, b),
             _coordinator: None,
         }),
-        _ => Ok(Started {
+        Engine::WireguardGo | Engine::Gotatun | Engine::Boringtun | Engine::Tsnet | Engine::Kernel => Ok(Started {
             pair: wireguard::start(engine, a, b, others)?,
             _coordinator: None,
         }),

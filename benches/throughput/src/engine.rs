@@ -2,7 +2,6 @@
 
 pub mod mesh;
 pub mod stream;
-pub mod uapi;
 pub mod wireguard;
 
 use std::{fs, net::Ipv4Addr, path::PathBuf};
@@ -122,7 +121,7 @@ pub struct Pair<'lab> {
 #[derive(Debug)]
 enum Ends<'lab> {
     None,
-    WireGuard(wireguard::WireGuard),
+    WireGuard(Box<wireguard::Tunnel>),
     Mesh(Box<mesh::Ends<'lab>>),
 }
 

@@ -96,6 +96,16 @@ impl<'lab> WireGuardHost<'lab> {
         self.address
     }
 
+    /// What another plain peer has to be told to reach it.
+    #[must_use]
+    pub fn as_peer(&self) -> WireGuardPeer {
+        WireGuardPeer {
+            key: self.key.public(),
+            address: self.address,
+            endpoint: Some((self.host.address(), PORT).into()),
+        }
+    }
+
     /// Its entry in the coordinator's file.
     #[must_use]
     pub fn entry(&self) -> String {
@@ -154,6 +164,12 @@ impl<'lab> WireGuardHost<'lab> {
 }
 
 impl WireGuard {
+    /// Its interface.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     /// Its process.
     #[must_use]
     pub fn process(&self) -> &Process {

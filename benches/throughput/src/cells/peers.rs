@@ -1,6 +1,9 @@
 //! Many peers: one stream to one of them while so many are configured, and what they weigh.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 
 use e2e::lab::Process;
 
@@ -30,14 +33,15 @@ pub(crate) fn peers(bench: &mut Bench, crowds: &mut Crowds, round: usize) {
                 // One of them is the other end.
                 let others = count.saturating_sub(1);
                 if others > 0 && matches!(engine, Engine::Sandd | Engine::Tailscaled) {
-                    if !crowds.contains_key(&others) {
-                        eprintln!("  {others} members join, once");
-                        let directory = bench.options.out.join(format!("crowd-{others}"));
-                        crowds.insert(others, Crowd::gather(others, &directory)?);
-                    }
-                    if let Some(crowd) = crowds.get(&others) {
-                        crowd.enter(lab)?;
-                    }
+                    let crowd = match crowds.entry(others) {
+                        Entry::Occupied(crowd) => crowd.into_mut(),
+                        Entry::Vacant(place) => {
+                            eprintln!("  {others} members join, once");
+                            let directory = bench.options.out.join(format!("crowd-{others}"));
+                            place.insert(Crowd::gather(others, &directory)?)
+                        }
+                    };
+                    crowd.enter(lab)?;
                 }
                 let hosts = (lab.public_host("a")?, lab.public_host("b")?);
                 let started = start_among(engine, lab, &hosts, others)?;

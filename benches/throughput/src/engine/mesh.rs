@@ -51,7 +51,9 @@ pub fn start<'lab>(engine: Engine, a: &'lab Host, b: &'lab Host, ticket: &Ticket
     match engine {
         Engine::Sandd => sandd(a, b, ticket, way),
         Engine::Tailscaled => tailscaled(a, b, ticket, way),
-        _ => bail!("{} is no mesh", engine.name()),
+        Engine::None | Engine::WireguardGo | Engine::Gotatun | Engine::Boringtun | Engine::Tsnet | Engine::Kernel => {
+            bail!("{} is no mesh with an interface", engine.name())
+        }
     }
 }
 

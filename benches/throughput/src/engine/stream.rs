@@ -1,12 +1,12 @@
 //! Programs that carry the mesh in themselves: ours (`mesh-stream`) and its twin on tsnet, one stream between two of a kind.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use e2e::lab::{Host, Process, built_beside, eventually};
 use serde_json::Value;
 
-use super::{Engine, mesh::Ticket};
+use super::{Engine, MTU, mesh::Ticket};
 use crate::usage::Usage;
 
 const PORT: u16 = 5_201;
@@ -28,8 +28,7 @@ pub struct Outcome {
 /// One stream from `a` to `b`.
 pub fn run(engine: Engine, a: &Host, b: &Host, ticket: &Ticket, length: Duration) -> Result<Outcome> {
     let mut sink = start(engine, b, ticket, &["sink", &PORT.to_string()])?;
-    let listening = said(&mut sink, "listening", STEP);
-    listening?;
+    said(&mut sink, "listening", STEP)?;
     let address = said(&mut sink, "addresses", STEP)?
         .pointer("/0")
         .and_then(Value::as_str)
@@ -64,16 +63,19 @@ pub fn run(engine: Engine, a: &Host, b: &Host, ticket: &Ticket, length: Duration
 }
 
 fn start(engine: Engine, host: &Host, ticket: &Ticket, verb: &[&str]) -> Result<Process> {
-    let program: PathBuf = match engine {
-        Engine::Sandd => built_beside("mesh-stream"),
-        _ => engine.program().context("no program")?,
+    let program = if engine == Engine::Sandd {
+        built_beside("mesh-stream")
+    } else {
+        engine.program().context("no program")?
     };
     let mut command = host.command(program);
     command
         .args([&ticket.server, host.name()])
         .args(verb)
         .env("BENCH_AUTH_KEY", &ticket.key)
-        .env("TS_NO_LOGS_NO_SUPPORT", "true");
+        .env("TS_NO_LOGS_NO_SUPPORT", "true")
+        // Ours has this size by itself.
+        .env("TS_DEBUG_MTU", MTU.to_string());
     Process::start(
         &format!("{}-{}", engine.name(), host.name()),
         host.directory(),
