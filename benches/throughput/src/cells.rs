@@ -9,7 +9,7 @@ mod userspace;
 pub(crate) use link::{calibrate, link_cells, metric as link_metric};
 pub(crate) use peers::{Crowds, memory as peers_memory, peers, speed as peers_speed};
 pub(crate) use relayed::relayed;
-pub(crate) use tunnels::tunnels;
+pub(crate) use tunnels::{tunnels, udp_arrived, udp_lost};
 pub(crate) use userspace::userspace;
 
 use anyhow::Result;

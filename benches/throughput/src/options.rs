@@ -12,6 +12,7 @@ pub const USAGE: &str =
   --seconds S     how long each stream runs (default 4; over the emulated link at least 10)
   --only CELL,..  only these: tcp, reverse, streams, udp, ping, loaded, userspace, relayed, peers, link, stages
   --engines N,..  only these: none, sandd, wireguard-go, tailscaled, gotatun, boringtun, tsnet, kernel
+  --udp MBIT,..   rates of the UDP flow (default 300)
   --peers N,..    how many peers are configured in the cell `peers` (default 1,1000)
   --losses P,..   percent of packets that the emulated link loses (default 0,0.1,1)
   --rate MBIT     rate of the emulated link (default 1000, or what the box holds)
@@ -43,6 +44,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// Engines, when not all.
     pub engines: Vec<String>,
+    /// Rates of the UDP flow in Mbit/s.
+    pub udp: Vec<u32>,
     /// Numbers of peers.
     pub peers: Vec<usize>,
     /// Losses of the link in percent.
@@ -61,6 +64,7 @@ impl Options {
             stream: Duration::from_secs(4),
             only: Vec::new(),
             engines: Vec::new(),
+            udp: vec![300],
             peers: vec![1, 1000],
             losses: vec![0.0, 0.1, 1.0],
             rate: 1000.0,
@@ -79,6 +83,7 @@ impl Options {
                 "--seconds" => options.stream = Duration::from_secs(value.parse::<u64>()?.max(1)),
                 "--only" => options.only.extend(words().map(str::to_owned)),
                 "--engines" => options.engines.extend(words().map(str::to_owned)),
+                "--udp" => options.udp = words().map(str::parse).collect::<Result<_, _>>()?,
                 "--peers" => options.peers = words().map(str::parse).collect::<Result<_, _>>()?,
                 "--losses" => options.losses = words().map(str::parse).collect::<Result<_, _>>()?,
                 "--rate" => options.rate = value.parse()?,

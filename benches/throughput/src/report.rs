@@ -13,6 +13,7 @@ use serde_json::json;
 
 use self::tables::{Column, Table};
 use crate::{
+    cells,
     engine::{Engine, WITH_INTERFACE},
     run::Bench,
     stages,
@@ -31,6 +32,7 @@ pub fn markdown(bench: &Bench) -> String {
         text.push_str(&filled(&table, bench));
     }
     text.push_str(&limit(bench));
+    text.push_str(&peers(bench));
     text.push_str(&ratios(bench));
     for remark in &bench.remarks {
         let _ = writeln!(text, "{remark}\n");
@@ -80,6 +82,27 @@ fn filled(table: &Table, bench: &Bench) -> String {
     format!("### {}\n\n{}\n", table.title, e2e::measure::table(&header, &rows))
 }
 
+/// How much of the speed to one peer is left among many.
+fn peers(bench: &Bench) -> String {
+    let (Some(few), Some(many)) = (bench.options.peers.iter().min(), bench.options.peers.iter().max()) else {
+        return String::new();
+    };
+    let median = |metric: String| Some(bench.figures.median(&metric, Engine::Sandd.name())?.median);
+    let share = || {
+        let speed = median(cells::peers_speed(*many))? / median(cells::peers_speed(*few))?;
+        let grown = median(cells::peers_memory(*many))? - median(cells::peers_memory(*few))?;
+        let each = grown * 1024.0 / (many - few).max(1) as f64;
+        Some(format!(
+            "Ours with {many} peers configured: {speed:.3} of the speed with {few}, {each:.1} KiB of memory a peer.\n\n"
+        ))
+    };
+    if few == many {
+        String::new()
+    } else {
+        share().unwrap_or_default()
+    }
+}
+
 /// Ours against the others, metric by metric.
 fn ratios(bench: &Bench) -> String {
     let mut rows = Vec::new();
@@ -88,16 +111,19 @@ fn ratios(bench: &Bench) -> String {
         ("reverse", "reverse_gbit"),
         ("8 streams", "streams8_gbit"),
         ("CPU s/GB", "cpu_s_per_gb"),
-        ("UDP delivered", "udp_mbit"),
+        ("UDP of 300 delivered", "udp_300_mbit"),
         ("ping, idle", "ping_idle_avg_ms"),
         ("ping p99, loaded", "ping_loaded_p99_ms"),
         ("userspace TCP", "userspace_gbit"),
         ("userspace CPU s/GB", "userspace_cpu_s_per_gb"),
         ("relayed TCP", "relayed_gbit"),
+        ("link, loss 0 %", "link_loss_0_mbit"),
+        ("link, loss 0.1 %", "link_loss_0.1_mbit"),
+        ("link, loss 1 %", "link_loss_1_mbit"),
     ] {
         let others: Vec<String> = WITH_INTERFACE
             .into_iter()
-            .chain([Engine::Tsnet])
+            .chain([Engine::Tsnet, Engine::Kernel])
             .filter(|other| *other != Engine::Sandd)
             .filter_map(|other| {
                 let ratio = bench.figures.ratio(metric, Engine::Sandd.name(), other.name())?;

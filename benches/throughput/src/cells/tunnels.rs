@@ -19,8 +19,8 @@ use crate::{
 /// The stream that is thrown away.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Size and rate of the UDP flow.
-const UDP: Flow = Flow::Udp(1200, 300e6);
+/// Size of the datagrams.
+const UDP: u32 = 1200;
 
 const IDLE_PINGS: usize = 200;
 
@@ -77,9 +77,12 @@ fn measure(bench: &mut Bench, engine: Engine, pair: &Pair<'_>) -> Result<()> {
         bench.add("streams8_gbit", engine, outcome.bits_per_second / 1e9);
     }
     if udp {
-        let outcome = iperf::run(pair.a, pair.address, UDP, length)?;
-        bench.add("udp_mbit", engine, outcome.bits_per_second / 1e6);
-        bench.add("udp_lost_percent", engine, outcome.lost * 100.0);
+        for rate in bench.options.udp.clone() {
+            let flow = Flow::Udp(UDP, f64::from(rate) * 1e6);
+            let outcome = iperf::run(pair.a, pair.address, flow, length)?;
+            bench.add(&udp_arrived(rate), engine, outcome.bits_per_second / 1e6);
+            bench.add(&udp_lost(rate), engine, outcome.lost * 100.0);
+        }
     }
     if loaded {
         under_load(bench, engine, pair)?;
@@ -114,4 +117,14 @@ fn under_load(bench: &mut Bench, engine: Engine, pair: &Pair<'_>) -> Result<()> 
     bench.add("ping_loaded_p99_ms", engine, trips.percentile(99));
     bench.add("ping_loaded_lost_percent", engine, trips.lost() * 100.0);
     Ok(())
+}
+
+/// What the rate that arrives is called.
+pub(crate) fn udp_arrived(rate: u32) -> String {
+    format!("udp_{rate}_mbit")
+}
+
+/// What the share that does not is called.
+pub(crate) fn udp_lost(rate: u32) -> String {
+    format!("udp_{rate}_lost_percent")
 }

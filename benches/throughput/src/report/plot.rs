@@ -18,7 +18,9 @@ const TUNNELS: &[Engine] = &[
     Engine::Boringtun,
 ];
 
-const PANELS: [Panel; 8] = [
+const EMBEDDED: &[Engine] = &[Engine::Sandd, Engine::Tsnet];
+
+const PANELS: [Panel; 11] = [
     ("TCP, 1 stream, Gbit/s", "tcp_gbit", TUNNELS),
     ("TCP, reverse, Gbit/s", "reverse_gbit", TUNNELS),
     ("TCP, 8 streams, Gbit/s", "streams8_gbit", TUNNELS),
@@ -26,10 +28,17 @@ const PANELS: [Panel; 8] = [
     ("ping idle, ms", "ping_idle_avg_ms", &WITH_INTERFACE),
     ("ping p99 under load, ms", "ping_loaded_p99_ms", &WITH_INTERFACE),
     ("peak RSS, MiB", "rss_peak_mib", TUNNELS),
+    ("userspace TCP, Gbit/s", "userspace_gbit", EMBEDDED),
+    ("userspace CPU s per GB", "userspace_cpu_s_per_gb", EMBEDDED),
     (
-        "userspace TCP, Gbit/s",
-        "userspace_gbit",
-        &[Engine::Sandd, Engine::Tsnet],
+        "TCP through one relay, Gbit/s",
+        "relayed_gbit",
+        &[Engine::Sandd, Engine::Tailscaled],
+    ),
+    (
+        "emulated link, 0.1 % loss, Mbit/s",
+        "link_loss_0.1_mbit",
+        &[Engine::Kernel, Engine::Sandd, Engine::Tsnet],
     ),
 ];
 

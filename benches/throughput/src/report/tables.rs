@@ -28,14 +28,12 @@ pub struct Column {
     pub decimals: usize,
 }
 
-const TUNNELS: [(&str, &str, usize); 12] = [
+const TUNNELS: [(&str, &str, usize); 10] = [
     ("MTU", "mtu", 0),
     ("TCP, Gbit/s", "tcp_gbit", 2),
     ("reverse", "reverse_gbit", 2),
     ("8 streams", "streams8_gbit", 2),
     ("CPU s/GB", "cpu_s_per_gb", 2),
-    ("UDP of 300, Mbit/s", "udp_mbit", 1),
-    ("lost, %", "udp_lost_percent", 2),
     ("ping, ms", "ping_idle_avg_ms", 3),
     ("loaded p50", "ping_loaded_p50_ms", 2),
     ("loaded p99", "ping_loaded_p99_ms", 2),
@@ -79,8 +77,17 @@ pub fn tables(options: &Options) -> Vec<Table> {
         .losses
         .iter()
         .map(|loss| Column::new(format!("loss {loss} %, Mbit/s"), cells::link_metric(*loss), 0));
+    let mut tunnels = columns(&TUNNELS);
+    for rate in &options.udp {
+        tunnels.push(Column::new(
+            format!("UDP of {rate}, Mbit/s"),
+            cells::udp_arrived(*rate),
+            1,
+        ));
+        tunnels.push(Column::new("lost, %", cells::udp_lost(*rate), 2));
+    }
     vec![
-        Table::new("Kernel interface, direct", &WITH_INTERFACE, columns(&TUNNELS)),
+        Table::new("Kernel interface, direct", &WITH_INTERFACE, tunnels),
         Table::new(
             "Userspace, direct",
             &[Engine::Sandd, Engine::Tsnet],
