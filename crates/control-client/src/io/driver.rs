@@ -338,7 +338,7 @@ impl Driver {
         self.saver.save_netmap(None);
         let before = std::mem::take(&mut self.session).map();
         if before.self_node.is_some() {
-            let removed = before.peers.keys().copied().collect();
+            let removed = before.peers.keys().collect();
             let delta = NetmapDelta {
                 full: true,
                 removed,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::PeerMap;
 use crate::keys::{DiscoPublicKey, MachinePublicKey, NodePublicKey};
 
 /// The coordinator's number for a node; the key of every delta.
@@ -41,7 +42,7 @@ pub struct NetworkMap {
     /// This node; absent only before the first message of a coordinator.
     pub self_node: Option<Arc<Node>>,
     /// Peers by id.
-    pub peers: BTreeMap<NodeId, Arc<Node>>,
+    pub peers: PeerMap,
     /// Relays.
     pub derp_map: Arc<DerpMap>,
     /// Inbound packet rules, all named sets in name order. Empty means: nothing that needs a rule is let in.
@@ -51,7 +52,7 @@ pub struct NetworkMap {
     /// Tailnet name as the coordinator gives it (Headscale: the host of its server URL).
     pub domain: String,
     /// Users by id.
-    pub users: BTreeMap<UserId, Arc<UserProfile>>,
+    pub users: Arc<BTreeMap<UserId, Arc<UserProfile>>>,
     /// Problems that the coordinator wants shown; empty when healthy.
     pub health: Vec<String>,
     /// The coordinator says that tailnet lock is on: we do not have it, so there are no peers (S-11).

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use super::clock::ControlClock;
 use super::network_map::{FilterRule, NetworkMap, Node, NodeId, UserId};
-use super::{NetmapDelta, convert, rule};
+use super::{NetmapDelta, PeerMap, convert, rule};
 use crate::wire::{self, MapResponse, PeerChange};
 
 /// Why a message cannot be used; the stream must be started again.
@@ -35,6 +35,8 @@ pub struct MapSession {
     health: Vec<String>,
     messages: BTreeMap<String, wire::DisplayMessage>,
     clock: ControlClock,
+    /// When the keys of peers end.
+    expiries: BTreeSet<(SystemTime, NodeId)>,
 }
 
 impl MapSession {
@@ -89,7 +91,12 @@ impl MapSession {
         let full = first || !message.peers.is_empty();
         let mut touched = BTreeSet::new();
         if full {
-            map.peers = peers(message.peers);
+            map.peers = message
+                .peers
+                .into_iter()
+                .filter_map(convert::node)
+                .map(Arc::new)
+                .collect();
         } else {
             for id in message.peers_removed {
                 if map.peers.remove(&NodeId(id)).is_some() {
@@ -101,7 +108,7 @@ impl MapSession {
         if !full || map.peers.is_empty() {
             for node in message.peers_changed.into_iter().filter_map(convert::node) {
                 touched.insert(node.id);
-                map.peers.insert(node.id, Arc::new(node));
+                map.peers.insert(Arc::new(node));
             }
             let changes = PeerPatches {
                 seen: message.peer_seen_change,
@@ -128,12 +135,13 @@ impl MapSession {
         self.apply_health(&mut map, message.health, message.display_messages);
         if lock_enabled {
             touched.extend(map.peers.keys());
-            map.peers.clear();
+            map.peers = PeerMap::new();
         }
-        expire(&mut map, &mut touched, self.clock.adjust(now));
         if full || lock_enabled {
             touched.extend(before.peers.keys().chain(map.peers.keys()));
         }
+        self.note_expiries(&before, &map, &touched);
+        self.expire_in(&mut map, &mut touched, self.clock.adjust(now));
         let delta = difference(&before, &map, full, touched);
         if !delta.is_empty() {
             self.map = Arc::new(map);
@@ -144,11 +152,10 @@ impl MapSession {
     /// When the next key in the map ends, on our clock.
     #[must_use]
     pub fn next_expiry(&self) -> Option<SystemTime> {
-        let nodes = self.map.self_node.iter().chain(self.map.peers.values());
-        let next = nodes
-            .filter(|node| !node.expired)
-            .filter_map(|node| node.key_expiry)
-            .min()?;
+        let own = self.map.self_node.as_ref().filter(|node| !node.expired);
+        let own = own.and_then(|node| node.key_expiry);
+        let peers = self.expiries.first().map(|(at, _)| *at);
+        let next = [own, peers].into_iter().flatten().min()?;
         Some(self.clock.local(next))
     }
 
@@ -157,12 +164,42 @@ impl MapSession {
         let before = self.map.clone();
         let mut map = NetworkMap::clone(&before);
         let mut touched = BTreeSet::new();
-        expire(&mut map, &mut touched, self.clock.adjust(now));
+        self.expire_in(&mut map, &mut touched, self.clock.adjust(now));
         let delta = difference(&before, &map, false, touched);
         if !delta.is_empty() {
             self.map = Arc::new(map);
         }
         delta
+    }
+
+    /// Follows what the touched peers' keys' ends were and are.
+    fn note_expiries(&mut self, before: &NetworkMap, after: &NetworkMap, touched: &BTreeSet<NodeId>) {
+        let end = |map: &NetworkMap, id: &NodeId| {
+            let node = map.peers.get(id).filter(|node| !node.expired);
+            node.and_then(|node| node.key_expiry)
+        };
+        for id in touched {
+            if let Some(old) = end(before, id) {
+                self.expiries.remove(&(old, *id));
+            }
+            if let Some(new) = end(after, id) {
+                self.expiries.insert((new, *id));
+            }
+        }
+    }
+
+    /// Marks nodes whose key has ended.
+    fn expire_in(&mut self, map: &mut NetworkMap, touched: &mut BTreeSet<NodeId>, now: SystemTime) {
+        let ended = |node: &Node| !node.expired && node.key_expiry.is_some_and(|end| end <= now);
+        for node in map.self_node.iter_mut().filter(|node| ended(node)) {
+            Arc::make_mut(node).expired = true;
+        }
+        while let Some((end, id)) = self.expiries.first().copied().filter(|(end, _)| *end <= now) {
+            self.expiries.remove(&(end, id));
+            if map.peers.change(id, |node| node.expired = true) {
+                touched.insert(id);
+            }
+        }
     }
 
     fn apply_rules(
@@ -241,7 +278,7 @@ fn add_users(map: &mut NetworkMap, profiles: Vec<wire::UserProfile>) {
         let id = UserId(profile.id);
         let user = convert::user(profile);
         if map.users.get(&id).is_none_or(|known| **known != user) {
-            map.users.insert(id, Arc::new(user));
+            Arc::make_mut(&mut map.users).insert(id, Arc::new(user));
         }
     }
 }
@@ -255,13 +292,6 @@ fn is_lock_on(info: &serde_json::Value) -> bool {
     !head.is_empty() && !disabled
 }
 
-fn peers(wire: Vec<wire::Node>) -> BTreeMap<NodeId, Arc<Node>> {
-    wire.into_iter()
-        .filter_map(convert::node)
-        .map(|node| (node.id, Arc::new(node)))
-        .collect()
-}
-
 /// The parts of a message that change peers in part.
 struct PeerPatches {
     seen: BTreeMap<i64, bool>,
@@ -271,10 +301,9 @@ struct PeerPatches {
 
 impl PeerPatches {
     /// Nodes that are not there are passed over.
-    fn apply(self, peers: &mut BTreeMap<NodeId, Arc<Node>>, touched: &mut BTreeSet<NodeId>, now: SystemTime) {
+    fn apply(self, peers: &mut PeerMap, touched: &mut BTreeSet<NodeId>, now: SystemTime) {
         let mut with = |id: i64, change: &mut dyn FnMut(&mut Node)| {
-            if let Some(node) = peers.get_mut(&NodeId(id)) {
-                change(Arc::make_mut(node));
+            if peers.change(NodeId(id), change) {
                 touched.insert(NodeId(id));
             }
         };
@@ -321,27 +350,15 @@ fn apply_patch(node: &mut Node, patch: &mut PeerChange, now: SystemTime) {
     }
 }
 
-/// Marks nodes whose key has ended.
-fn expire(map: &mut NetworkMap, touched: &mut BTreeSet<NodeId>, now: SystemTime) {
-    let ended = |node: &Node| !node.expired && node.key_expiry.is_some_and(|end| end <= now);
-    for node in map.self_node.iter_mut().filter(|node| ended(node)) {
-        Arc::make_mut(node).expired = true;
-    }
-    for (id, node) in map.peers.iter_mut().filter(|(_, node)| ended(node)) {
-        Arc::make_mut(node).expired = true;
-        touched.insert(*id);
-    }
-}
-
 /// What differs between two maps, looking only at the `touched` peers.
 fn difference(before: &NetworkMap, after: &NetworkMap, full: bool, touched: BTreeSet<NodeId>) -> NetmapDelta {
     let mut delta = NetmapDelta {
         full,
         self_node: before.self_node != after.self_node,
-        derp_map: before.derp_map != after.derp_map,
-        filter: before.filter != after.filter,
-        dns: before.dns != after.dns,
-        other: before.users != after.users
+        derp_map: differ(&before.derp_map, &after.derp_map),
+        filter: differ(&before.filter, &after.filter),
+        dns: differ(&before.dns, &after.dns),
+        other: differ(&before.users, &after.users)
             || before.domain != after.domain
             || before.health != after.health
             || before.lock_enabled != after.lock_enabled,
@@ -350,11 +367,16 @@ fn difference(before: &NetworkMap, after: &NetworkMap, full: bool, touched: BTre
     for id in touched {
         match (before.peers.get(&id), after.peers.get(&id)) {
             (Some(_), None) => delta.removed.push(id),
-            (old, Some(new)) if old != Some(new) => delta.upserted.push(id),
+            (old, Some(new)) if old.is_none_or(|old| differ(old, new)) => delta.upserted.push(id),
             _ => {}
         }
     }
     delta
+}
+
+/// What is shared is the same without a look.
+fn differ<T: PartialEq>(before: &Arc<T>, after: &Arc<T>) -> bool {
+    !Arc::ptr_eq(before, after) && before != after
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ impl Engine {
     /// A new map and what is new in it.
     pub(crate) fn handle_netmap(&mut self, update: &NetmapUpdate, now: Instant) {
         let map = Arc::clone(&update.map);
-        self.map = Arc::clone(&map);
+        let before = std::mem::replace(&mut self.map, Arc::clone(&map));
         let delta = &update.delta;
         if delta.self_node {
             self.apply_self();
@@ -44,8 +44,18 @@ impl Engine {
                 self.upsert_peer(node, now);
             }
         }
-        if delta.self_node || delta.dns || !delta.removed.is_empty() || !delta.upserted.is_empty() {
-            self.names = Arc::new(NameTable::new(&map));
+        self.apply_names(&before, update);
+    }
+
+    fn apply_names(&mut self, before: &NetworkMap, update: &NetmapUpdate) {
+        let NetmapUpdate { map, delta, .. } = update;
+        if delta.full || delta.self_node || delta.dns {
+            self.names = Arc::new(NameTable::new(map));
+        } else if !delta.removed.is_empty() || !delta.upserted.is_empty() {
+            let ids = delta.removed.iter().chain(&delta.upserted);
+            let old = ids.filter_map(|id| before.peers.get(id));
+            let new = delta.upserted.iter().filter_map(|id| map.peers.get(id));
+            Arc::make_mut(&mut self.names).change(map, old, new);
         }
     }
 
@@ -62,7 +72,7 @@ impl Engine {
         let peer = self
             .peers
             .entry(id)
-            .or_insert_with(|| Peer::new(Arc::clone(node), agent_for(node), PathMtu::new(mtu)));
+            .or_insert_with(|| Box::new(Peer::new(Arc::clone(node), agent_for(node), PathMtu::new(mtu))));
         let old = &peer.node;
         if old.key != node.key || old.wireguard_only != node.wireguard_only || node.expired {
             // Another identity under the same number, or none any more: its session, path and packets go at once.
@@ -143,6 +153,9 @@ impl Engine {
         if let Some(at) = peer.scheduled {
             self.deadlines.remove(&(at, id));
         }
+        if let Some(at) = peer.listed_at {
+            self.by_path.remove(&(at, id));
+        }
         self.by_key.remove(&peer.node.key);
         let event = MeshEvent::PeerRemoved {
             name: peer.node.name.clone(),
@@ -152,6 +165,7 @@ impl Engine {
     }
 
     fn add_routes(&mut self, node: &Node) {
+        node.addresses.iter().for_each(|prefix| self.device_routes.add(*prefix));
         let own: BTreeSet<_> = self.own_ips.iter().copied().map(IpNet::from).collect();
         for prefix in usable_routes(node).filter(|prefix| !own.contains(prefix)) {
             self.routes.insert(prefix, node.id);
@@ -160,6 +174,8 @@ impl Engine {
 
     fn remove_routes(&mut self, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else { return };
+        let addresses = peer.node.addresses.iter();
+        addresses.for_each(|prefix| self.device_routes.remove(*prefix));
         for prefix in usable_routes(&peer.node) {
             if self.routes.get(prefix) == Some(id) {
                 self.routes.remove(prefix);

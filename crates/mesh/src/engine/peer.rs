@@ -1,6 +1,6 @@
 //! [`Peer`]: one entry of the netmap with its tunnel, its path and its counters.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +29,8 @@ pub(crate) struct Peer {
     pub(crate) rx_bytes: u64,
     pub(crate) last_received: Option<Instant>,
     pub(crate) path_since: Option<Instant>,
+    /// The address under which it stands in the engine's table of paths.
+    pub(crate) listed_at: Option<SocketAddr>,
     /// The deadline under which it stands in the engine's table.
     pub(crate) scheduled: Option<Instant>,
 }
@@ -56,6 +58,7 @@ impl Peer {
             rx_bytes: 0,
             last_received: None,
             path_since: None,
+            listed_at: None,
             scheduled: None,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sandd_control_client::netmap::{
-    FilterDst, FilterRule, FilterSrc, IpRange, NetmapDelta, NetmapUpdate, Node, UserId,
+    FilterDst, FilterRule, FilterSrc, IpRange, NetmapDelta, NetmapUpdate, Node, PeerMap, UserId,
 };
 
 use super::*;
@@ -145,20 +145,13 @@ impl World {
             .iter()
             .enumerate()
             .filter(|(other, _)| *other != at && knows(*other));
-        let peers: BTreeMap<_, _> = others
-            .map(|(_, host)| (host.node.id, Arc::new(host.node.clone())))
-            .collect();
+        let peers: PeerMap = others.map(|(_, host)| Arc::new(host.node.clone())).collect();
         let before = self.hosts[at].engine.map();
-        let differs = |(id, node): (&NodeId, &Arc<Node>)| (before.peers.get(id) != Some(node)).then_some(*id);
+        let differs = |(id, node): (NodeId, &Arc<Node>)| (before.peers.get(&id) != Some(node)).then_some(id);
         let delta = NetmapDelta {
             full: true,
             upserted: peers.iter().filter_map(differs).collect(),
-            removed: before
-                .peers
-                .keys()
-                .filter(|id| !peers.contains_key(id))
-                .copied()
-                .collect(),
+            removed: before.peers.keys().filter(|id| !peers.contains_key(id)).collect(),
             self_node: true,
             filter: true,
             ..NetmapDelta::default()

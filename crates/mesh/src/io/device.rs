@@ -8,9 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[cfg(feature = "tun")]
 use ipnet::IpNet;
-use sandd_control_client::netmap::NetworkMap;
 use tokio::sync::Notify;
 
 use crate::engine::Overlay;
@@ -150,7 +148,7 @@ impl Device {
         }
     }
 
-    /// Follows the map: own addresses, and for a TUN device the routes to the mesh.
+    /// Follows the map: own addresses, and for a TUN device the routes to the mesh where they have changed.
     #[cfg_attr(
         not(feature = "tun"),
         expect(
@@ -159,7 +157,7 @@ impl Device {
             reason = "only a kernel device has routes, and waits for them"
         )
     )]
-    pub(crate) async fn configure(&self, addresses: &[IpAddr], map: &NetworkMap) -> io::Result<()> {
+    pub(crate) async fn configure(&self, addresses: &[IpAddr], routes: Option<&[IpNet]>) -> io::Result<()> {
         match self {
             Self::Userspace(userspace) => {
                 userspace.stack.lock().set_addresses(addresses);
@@ -168,7 +166,10 @@ impl Device {
             #[cfg(feature = "tun")]
             Self::Tun(tun) => {
                 tun.device.set_addresses(addresses).await?;
-                tun.device.set_routes(&mesh_routes(map)).await
+                match routes {
+                    Some(routes) => tun.device.set_routes(routes).await,
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -259,28 +260,4 @@ fn write(device: &TunDevice, joined: &[u8]) {
     if let Err(error) = device.send_super(joined) {
         tracing::debug!(%error, "the TUN device took a packet not");
     }
-}
-
-/// The usual ranges once a peer lies in them, and each prefix outside of them by itself.
-#[cfg(feature = "tun")]
-fn mesh_routes(map: &NetworkMap) -> Vec<IpNet> {
-    let usual: Vec<IpNet> = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"]
-        .iter()
-        .filter_map(|text| text.parse().ok())
-        .collect();
-    let mut routes: Vec<IpNet> = map
-        .peers
-        .values()
-        .flat_map(|peer| peer.addresses.iter())
-        .map(|prefix| {
-            usual
-                .iter()
-                .find(|range| range.contains(prefix))
-                .copied()
-                .unwrap_or(*prefix)
-        })
-        .collect();
-    routes.sort();
-    routes.dedup();
-    routes
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::candidate::{Candidate, Origin, clearly_better};
+use super::candidate::{Candidate, Candidates, Origin, clearly_better};
 
 mod plain;
 mod probing;
@@ -107,7 +107,7 @@ pub(crate) struct PathAgent {
     /// Nothing is asked and nothing is measured.
     plain: bool,
     state: State,
-    candidates: BTreeMap<SocketAddr, Candidate>,
+    candidates: Candidates,
     probes: BTreeMap<TxId, Probe>,
     actions: VecDeque<PathAction>,
     new_tx: fn() -> TxId,
@@ -130,7 +130,7 @@ impl PathAgent {
         Self {
             plain: false,
             state: State::Relay,
-            candidates: BTreeMap::new(),
+            candidates: Candidates::default(),
             probes: BTreeMap::new(),
             actions: VecDeque::new(),
             new_tx,
@@ -164,14 +164,14 @@ impl PathAgent {
 
     /// Round trip on the path in use.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.candidates.get(&self.best()?)?.rtt()
+        self.candidates.get(self.best()?)?.rtt()
     }
 
     /// A few addresses worth a handshake message besides the way in use, best guesses first.
     pub(crate) fn likely(&self) -> Vec<SocketAddr> {
         let best = self.best();
         if self.plain {
-            let others = self.candidates.keys().copied();
+            let others = self.candidates.addresses();
             return others.filter(|addr| Some(*addr) != best).collect();
         }
         if best.is_some() {
@@ -180,7 +180,7 @@ impl PathAgent {
         let mut all: Vec<_> = self
             .candidates
             .iter()
-            .map(|(addr, known)| (known.last_pong.is_none(), *addr))
+            .map(|(addr, known)| (known.last_pong.is_none(), addr))
             .collect();
         all.sort();
         all.into_iter().take(4).map(|(_, addr)| addr).collect()
@@ -198,7 +198,7 @@ impl PathAgent {
         }
         let best = self.best();
         self.candidates
-            .retain(|addr, known| known.origin != Origin::Netmap || Some(*addr) == best || endpoints.contains(addr));
+            .retain(|addr, known| known.origin != Origin::Netmap || Some(addr) == best || endpoints.contains(&addr));
         let fresh = endpoints
             .iter()
             .filter(|addr| self.add_candidate(**addr, Origin::Netmap, now))
@@ -215,7 +215,7 @@ impl PathAgent {
         }
         let best = self.best();
         self.candidates.retain(|addr, known| {
-            known.origin != Origin::CallMeMaybe || Some(*addr) == best || endpoints.contains(addr)
+            known.origin != Origin::CallMeMaybe || Some(addr) == best || endpoints.contains(&addr)
         });
         for addr in endpoints.iter().take(MAX_CANDIDATES) {
             self.add_candidate(*addr, Origin::CallMeMaybe, now);
@@ -241,7 +241,7 @@ impl PathAgent {
     pub(crate) fn handle_pong(&mut self, tx: TxId, now: Instant) -> Option<SocketAddr> {
         let probe = self.probes.remove(&tx)?;
         let rtt = now.saturating_duration_since(probe.sent);
-        let known = self.candidates.get_mut(&probe.to)?;
+        let known = self.candidates.get_mut(probe.to)?;
         known.record_rtt(rtt, now);
         match self.state {
             State::Relay => self.go_direct(probe.to, now),
@@ -349,7 +349,7 @@ impl PathAgent {
             let stale = known
                 .last_heard
                 .is_none_or(|heard| now.saturating_duration_since(heard) > HEARD_LIFETIME);
-            known.origin != Origin::Heard || Some(*addr) == best || !stale
+            known.origin != Origin::Heard || Some(addr) == best || !stale
         });
         match self.state {
             State::Relay => self.run_discovery(now),
@@ -416,7 +416,7 @@ impl PathAgent {
     fn consider(&mut self, other: SocketAddr, best: SocketAddr, now: Instant) {
         let rtt = |addr| {
             self.candidates
-                .get(&addr)
+                .get(addr)
                 .filter(|known| known.proven_twice())
                 .and_then(Candidate::rtt)
         };

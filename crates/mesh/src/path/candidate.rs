@@ -24,6 +24,66 @@ pub(crate) struct Candidate {
     rtts: [Option<Duration>; 2],
 }
 
+/// The addresses of one peer, few and in order. A peer that is never spoken to keeps them in no more room than they take.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates(Vec<(SocketAddr, Candidate)>);
+
+impl Candidates {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn get(&self, addr: SocketAddr) -> Option<&Candidate> {
+        let at = self.position(addr).ok()?;
+        self.0.get(at).map(|(_, known)| known)
+    }
+
+    pub(crate) fn get_mut(&mut self, addr: SocketAddr) -> Option<&mut Candidate> {
+        let at = self.position(addr).ok()?;
+        self.0.get_mut(at).map(|(_, known)| known)
+    }
+
+    /// Puts one in its place.
+    pub(crate) fn insert(&mut self, addr: SocketAddr, candidate: Candidate) {
+        match self.position(addr) {
+            Ok(at) => self.0[at].1 = candidate,
+            Err(at) => {
+                self.0.reserve_exact(1);
+                self.0.insert(at, (addr, candidate));
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, addr: SocketAddr) -> Option<Candidate> {
+        let at = self.position(addr).ok()?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(SocketAddr, &Candidate) -> bool) {
+        self.0.retain(|(addr, known)| keep(*addr, known));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().map(|(addr, _)| *addr)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketAddr, &Candidate)> {
+        self.0.iter().map(|(addr, known)| (*addr, known))
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Candidate> {
+        self.0.iter_mut().map(|(_, known)| known)
+    }
+
+    fn position(&self, addr: SocketAddr) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&addr, |(known, _)| *known)
+    }
+}
+
 /// A wins by this much before a healthy path is given up for it.
 const GAIN_SHARE: u32 = 10;
 const GAIN_LEAST: Duration = Duration::from_millis(2);

@@ -425,7 +425,7 @@ proptest! {
                 prop_assert!(replayed.remove(id).is_some());
             }
             for id in &delta.upserted {
-                replayed.insert(*id, session.map().peers[id].clone());
+                replayed.insert(session.map().peers[id].clone());
             }
             prop_assert_eq!(&replayed, &session.map().peers);
         }

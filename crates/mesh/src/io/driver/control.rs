@@ -46,8 +46,9 @@ impl Driver {
             self.state.resolving = Some(resolving);
         }
         let own = self.engine.own_ips().to_vec();
-        let moved = update.delta.self_node || !update.delta.upserted.is_empty() || !update.delta.removed.is_empty();
-        if moved && let Err(error) = self.device.configure(&own, &update.map).await {
+        let routes = self.engine.take_device_routes();
+        let moved = update.delta.self_node || routes.is_some();
+        if moved && let Err(error) = self.device.configure(&own, routes.as_deref()).await {
             let reason = format!("the device cannot be configured: {error}");
             self.tell(MeshEvent::NeedsAttention { reason });
         }

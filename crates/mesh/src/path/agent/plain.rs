@@ -18,7 +18,9 @@ impl PathAgent {
     /// What the coordinator says. A list that is another one than before replaces what was heard since.
     pub(super) fn set_plain_endpoints(&mut self, endpoints: &[SocketAddr]) {
         let same = endpoints.len() == self.candidates.len()
-            && endpoints.iter().all(|endpoint| self.candidates.contains_key(endpoint));
+            && endpoints
+                .iter()
+                .all(|endpoint| self.candidates.get(*endpoint).is_some());
         if same {
             return;
         }

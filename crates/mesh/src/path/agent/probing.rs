@@ -8,14 +8,14 @@ use crate::path::candidate::{Candidate, Origin};
 
 impl PathAgent {
     pub(super) fn ping_all(&mut self, now: Instant, gap: Duration) {
-        let all: Vec<_> = self.candidates.keys().copied().collect();
+        let all: Vec<_> = self.candidates.addresses().collect();
         for addr in all {
             self.ping(addr, now, gap);
         }
     }
 
     pub(super) fn ping(&mut self, to: SocketAddr, now: Instant, gap: Duration) {
-        let due = self.candidates.get(&to).is_some_and(|known| {
+        let due = self.candidates.get(to).is_some_and(|known| {
             known
                 .last_ping
                 .is_none_or(|last| now.saturating_duration_since(last) >= gap)
@@ -29,7 +29,7 @@ impl PathAgent {
         if self.probes.len() >= MAX_PROBES || !self.within_budget(now) {
             return;
         }
-        if let Some(known) = self.candidates.get_mut(&to) {
+        if let Some(known) = self.candidates.get_mut(to) {
             known.last_ping = Some(now);
         }
         let tx = (self.new_tx)();
@@ -65,7 +65,7 @@ impl PathAgent {
         if !usable(addr) {
             return false;
         }
-        if let Some(known) = self.candidates.get_mut(&addr) {
+        if let Some(known) = self.candidates.get_mut(addr) {
             known.origin = known.origin.min(origin);
             known.last_heard = Some(now);
             return false;
@@ -75,11 +75,11 @@ impl PathAgent {
             let oldest = self
                 .candidates
                 .iter()
-                .filter(|(known, _)| Some(**known) != best)
+                .filter(|(known, _)| Some(*known) != best)
                 .max_by_key(|(_, known)| (known.origin, std::cmp::Reverse(known.last_heard)))
-                .map(|(addr, _)| *addr);
+                .map(|(addr, _)| addr);
             let Some(oldest) = oldest else { return false };
-            self.candidates.remove(&oldest);
+            self.candidates.remove(oldest);
         }
         let mut known = Candidate::new(origin);
         known.last_heard = Some(now);

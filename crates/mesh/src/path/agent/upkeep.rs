@@ -73,7 +73,7 @@ impl PathAgent {
     pub(super) fn run_suspect(&mut self, best: SocketAddr, misses: u32, now: Instant) {
         if misses >= SUSPECT_MISSES {
             self.candidates
-                .remove(&best)
+                .remove(best)
                 .map(|old| self.candidates.insert(best, Candidate::new(old.origin)));
             self.state = State::Relay;
             self.next_heartbeat = None;
