@@ -1,9 +1,9 @@
 //! A userspace WireGuard mesh node in one library: join a tailnet, dial and listen, without privileges and without
 //! another program.
 //!
-//! The coordinator is Headscale or our own; peers may be stock `tailscaled`. WireGuard is boringtun; paths are found
-//! by STUN and disco, with DERP as the relay that always works; sockets live in a userspace TCP/IP stack, or in the
-//! kernel behind a TUN device.
+//! The coordinator is Headscale or our own; peers may be stock `tailscaled`. WireGuard's handshake is boringtun's, its
+//! sessions are our own; paths are found by STUN and disco, with DERP as the relay that always works; sockets live in a
+//! userspace TCP/IP stack, or in the kernel behind a TUN device.
 //!
 //! ```no_run
 //! use sandd_mesh::{AuthKey, ControlUrl, Mesh};

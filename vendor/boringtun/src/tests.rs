@@ -258,3 +258,33 @@ fn spoofed_cookie_replies_are_ignored() {
         "one answer for each message"
     );
 }
+
+/// `cargo test --release -p sandd-noise -- --ignored --nocapture`: what a flood of initiations can cost.
+#[test]
+#[ignore = "a measurement"]
+fn what_an_initiation_costs_its_receiver() {
+    let mut pair = create_two([None, None]);
+    let sent: Vec<_> = (0..2_000)
+        .map(|index| pair.mine.initiate(index, pair.now).unwrap().0)
+        .collect();
+    let checker = CookieChecker::new(pair.them.public());
+    let mut wrong = sent[0];
+    wrong[116] ^= 1;
+    let micros = |start: Instant| start.elapsed().as_secs_f64() * 1e6 / sent.len() as f64;
+
+    let start = Instant::now();
+    let right = sent.iter().filter(|_| checker.check_mac1(&wrong)).count();
+    println!("mac1: {:.1} us", micros(start));
+    assert_eq!(right, 0);
+    let start = Instant::now();
+    let read: Vec<_> = sent
+        .iter()
+        .map(|init| pair.them.read_initiation(&init_of(init)).unwrap())
+        .collect();
+    println!("who sent it: {:.1} us", micros(start));
+    let start = Instant::now();
+    for initiator in &read {
+        pair.theirs.respond(initiator, 1, pair.now).unwrap();
+    }
+    println!("the answer: {:.1} us", micros(start));
+}

@@ -128,6 +128,12 @@ impl Session {
         opened
     }
 
+    /// Where its two boxed keys are noted, for a test that looks whether they are wiped.
+    #[cfg(test)]
+    pub(crate) fn key_places(&self) -> [usize; 2] {
+        [&self.send, &self.recv].map(|key| std::ptr::from_ref(key).addr())
+    }
+
     /// Lets a test begin near a limit.
     #[cfg(test)]
     pub(crate) fn set_counter(&mut self, counter: u64) {
@@ -147,6 +153,3 @@ fn counter_of(slot: &[u8]) -> Option<u64> {
     let counter = u64::from_le_bytes(bytes);
     (slot.len() >= HEADER + TAG && counter < REJECT_AFTER_MESSAGES).then_some(counter)
 }
-
-#[cfg(test)]
-mod tests;

@@ -19,7 +19,8 @@ const MAX_OTHERS: usize = 3;
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    current: Option<Session>,
+    /// Boxed: most tunnels have none, and are to be small.
+    current: Option<Box<Session>>,
     others: Vec<Other>,
 }
 
@@ -33,19 +34,20 @@ struct Other {
 impl Sessions {
     /// The session that is sent on.
     pub(crate) fn current(&self) -> Option<&Session> {
-        self.current.as_ref()
+        self.current.as_deref()
     }
 
     /// The session that is sent on.
     pub(crate) fn current_mut(&mut self) -> Option<&mut Session> {
-        self.current.as_mut()
+        self.current.as_deref_mut()
     }
 
     /// The session that this index of ours belongs to.
     pub(crate) fn receiving(&mut self, local: u32) -> Option<&mut Session> {
         let others = self.others.iter_mut().map(|other| &mut other.session);
         self.current
-            .iter_mut()
+            .as_deref_mut()
+            .into_iter()
             .chain(others)
             .find(|session| session.local == local)
     }
@@ -58,8 +60,8 @@ impl Sessions {
         for other in &mut self.others {
             other.offered = false;
         }
-        if let Some(before) = self.current.replace(session) {
-            self.keep(before, false, gone);
+        if let Some(before) = self.current.replace(Box::new(session)) {
+            self.keep(*before, false, gone);
         }
         crossed
     }
@@ -81,8 +83,8 @@ impl Sessions {
             gone.extend(overtaken.then_some(other.session.local));
             !overtaken
         });
-        if let Some(before) = self.current.replace(session) {
-            self.keep(before, false, gone);
+        if let Some(before) = self.current.replace(Box::new(session)) {
+            self.keep(*before, false, gone);
         }
         true
     }
@@ -102,7 +104,7 @@ impl Sessions {
     /// Drops the current session: it has no counters left.
     pub(crate) fn retire_current(&mut self, gone: &mut Vec<u32>) {
         if let Some(session) = self.current.take() {
-            self.keep(session, false, gone);
+            self.keep(*session, false, gone);
         }
     }
 
@@ -118,7 +120,8 @@ impl Sessions {
 
     fn all(&self) -> impl Iterator<Item = &Session> {
         self.current
-            .iter()
+            .as_deref()
+            .into_iter()
             .chain(self.others.iter().map(|other| &other.session))
     }
 
