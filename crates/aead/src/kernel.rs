@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::simd;
+
 /// An implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -48,6 +50,14 @@ fn code(kernel: Kernel) -> u8 {
 
 /// `kernel`, or the next slower one that the processor has.
 pub(crate) fn available(kernel: Kernel) -> Kernel {
-    let _ = kernel;
-    Kernel::Ring
+    let wanted = match kernel {
+        Kernel::Auto => Kernel::Avx512,
+        Kernel::Ring | Kernel::Avx2 | Kernel::Avx512 => kernel,
+    };
+    KERNELS
+        .into_iter()
+        .rev()
+        .filter(|candidate| code(*candidate) <= code(wanted))
+        .find(|candidate| simd::has(*candidate))
+        .unwrap_or(Kernel::Ring)
 }

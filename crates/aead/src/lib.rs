@@ -16,6 +16,8 @@
 //! single messages can do. Where the processor has no such units, or the run is too short, `ring` does the work.
 
 mod kernel;
+#[cfg_attr(not(target_arch = "x86_64"), path = "plain.rs")]
+mod simd;
 mod single;
 mod slots;
 #[cfg(test)]
@@ -79,19 +81,52 @@ impl Key {
     }
 
     fn seal_with(&self, kernel: Kernel, slots: &mut Slots<'_>) {
-        let _ = (kernel, &self.0.words);
-        for index in 0..slots.count() {
+        let equal = slots.equal();
+        let batched = if simd::pays(kernel, equal) { equal } else { 0 };
+        let mut starts = [0; MAX_SLOTS];
+        for from in (0..batched).step_by(MAX_SLOTS) {
+            let to = batched.min(from + MAX_SLOTS);
+            for index in from..to {
+                starts[index - from] = slots.start(index);
+            }
+            let body = slots.body();
+            simd::seal(kernel, &self.0.words, slots.bytes(), &starts[..to - from], body);
+        }
+        for index in batched..slots.count() {
             self.0.single.seal(slots.slot(index));
         }
     }
 
     fn open_with(&self, kernel: Kernel, slots: &mut Slots<'_>, candidates: u64) -> u64 {
-        let _ = kernel;
+        let equal = slots.equal();
+        let mut starts = [0; MAX_SLOTS];
+        let mut wanted = 0;
+        for index in (0..equal).filter(|index| candidates >> index & 1 == 1) {
+            starts[wanted] = slots.start(index);
+            wanted += 1;
+        }
+        if !simd::pays(kernel, wanted) {
+            return self.open_each(slots, candidates);
+        }
+        let body = slots.body();
+        let right = simd::open(kernel, &self.0.words, slots.bytes(), &starts[..wanted], body);
         let mut authentic = 0;
-        for index in 0..slots.count() {
-            if candidates >> index & 1 == 1 && self.0.single.open(slots.slot(index)) {
+        let indices = (0..equal).filter(|index| candidates >> index & 1 == 1);
+        for (order, index) in indices.enumerate() {
+            if right >> order & 1 == 1 {
                 authentic |= 1 << index;
+            } else {
+                slots.slot(index)[HEADER..HEADER + body].fill(0);
             }
+        }
+        let ragged = u64::MAX.checked_shl(equal as u32).unwrap_or(0);
+        authentic | self.open_each(slots, candidates & ragged)
+    }
+
+    fn open_each(&self, slots: &mut Slots<'_>, candidates: u64) -> u64 {
+        let mut authentic = 0;
+        for index in (0..slots.count()).filter(|index| candidates >> index & 1 == 1) {
+            authentic |= u64::from(self.0.single.open(slots.slot(index))) << index;
         }
         authentic
     }

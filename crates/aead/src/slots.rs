@@ -35,9 +35,28 @@ impl<'a> Slots<'a> {
         self.count
     }
 
+    /// How many slots are `stride` bytes long: all, or all but the last.
+    pub(crate) fn equal(&self) -> usize {
+        self.count.min(self.bytes.len() / self.stride)
+    }
+
+    /// The body's length of those.
+    pub(crate) fn body(&self) -> usize {
+        self.stride - MIN_SLOT
+    }
+
+    /// Where slot `index` starts.
+    pub(crate) fn start(&self, index: usize) -> usize {
+        index * self.stride
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+
     /// Slot `index`, which is below [`Self::count`].
     pub(crate) fn slot(&mut self, index: usize) -> &mut [u8] {
-        let start = index * self.stride;
+        let start = self.start(index);
         let end = self.bytes.len().min(start + self.stride);
         &mut self.bytes[start..end]
     }
