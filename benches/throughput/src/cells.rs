@@ -1,11 +1,13 @@
 //! What is measured of each engine: the cells of the table.
 
+mod endurance;
 mod link;
 mod peers;
 mod relayed;
 mod tunnels;
 mod userspace;
 
+pub(crate) use endurance::endurance;
 pub(crate) use link::{calibrate, link_cells, metric as link_metric};
 pub(crate) use peers::{Crowds, memory as peers_memory, peers, speed as peers_speed};
 pub(crate) use relayed::relayed;

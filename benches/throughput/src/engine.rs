@@ -6,8 +6,9 @@ pub mod wireguard;
 
 use std::{fs, net::Ipv4Addr, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use e2e::lab::{Host, Process, peers_directory, run, sandd_binary};
+use serde_json::Value;
 
 /// The inner packet size of every engine that lets itself be told.
 pub const MTU: u16 = 1420;
@@ -145,6 +146,14 @@ impl<'lab> Pair<'lab> {
             Ends::None => Vec::new(),
             Ends::WireGuard(ends) => ends.processes(),
             Ends::Mesh(ends) => ends.processes(),
+        }
+    }
+
+    /// What both ends say of themselves, if they are ours.
+    pub fn statuses(&self) -> Result<[Value; 2]> {
+        match &self.ends {
+            Ends::Mesh(ends) => ends.statuses(),
+            Ends::None | Ends::WireGuard(_) => bail!("they have no status"),
         }
     }
 

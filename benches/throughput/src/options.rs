@@ -10,16 +10,18 @@ pub const USAGE: &str =
 
   --rounds N      interleaved rounds, whose medians count (default 5)
   --seconds S     how long each stream runs (default 4; over the emulated link at least 10)
-  --only CELL,..  only these: tcp, reverse, streams, udp, ping, loaded, userspace, relayed, peers, link, stages
+  --only CELL,..  only these: tcp, reverse, streams, udp, ping, loaded, userspace, relayed, peers, link, stages; and one that
+                  is run only when named: endurance
   --engines N,..  only these: none, sandd, wireguard-go, tailscaled, gotatun, boringtun, tsnet, kernel
   --udp MBIT,..   rates of the UDP flow (default 300)
   --peers N,..    how many peers are configured in the cell `peers` (default 1,1000)
   --losses P,..   percent of packets that the emulated link loses (default 0,0.1,1)
+  --minutes N     length of the cell `endurance` (default 32)
   --rate MBIT     rate of the emulated link (default 1000, or what the box holds)
   --out DIR       where table, JSON and plot go (default target/throughput)";
 
 /// Everything that can be measured, in the order in which it is.
-pub const CELLS: [&str; 11] = [
+pub const CELLS: [&str; 12] = [
     "tcp",
     "reverse",
     "streams",
@@ -31,6 +33,7 @@ pub const CELLS: [&str; 11] = [
     "peers",
     "link",
     "stages",
+    "endurance",
 ];
 
 /// The options of one run.
@@ -50,6 +53,8 @@ pub struct Options {
     pub peers: Vec<usize>,
     /// Losses of the link in percent.
     pub losses: Vec<f64>,
+    /// Length of the endurance run in minutes.
+    pub minutes: u64,
     /// Rate of the link in Mbit/s.
     pub rate: f64,
     /// Where the results go.
@@ -67,6 +72,7 @@ impl Options {
             udp: vec![300],
             peers: vec![1, 1000],
             losses: vec![0.0, 0.1, 1.0],
+            minutes: 32,
             rate: 1000.0,
             out: PathBuf::from("target/throughput"),
         };
@@ -86,6 +92,7 @@ impl Options {
                 "--udp" => options.udp = words().map(str::parse).collect::<Result<_, _>>()?,
                 "--peers" => options.peers = words().map(str::parse).collect::<Result<_, _>>()?,
                 "--losses" => options.losses = words().map(str::parse).collect::<Result<_, _>>()?,
+                "--minutes" => options.minutes = value.parse()?,
                 "--rate" => options.rate = value.parse()?,
                 "--out" => options.out = value.into(),
                 _ => bail!("unknown argument {argument}\n{USAGE}"),

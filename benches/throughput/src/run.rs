@@ -78,7 +78,8 @@ impl Bench {
             // A run that is broken off keeps its rounds.
             self.write()?;
         }
-        Ok(())
+        cells::endurance(self);
+        self.write()
     }
 
     /// Those of `engines` that are asked for and there, beginning with another one each round.

@@ -8,6 +8,8 @@ use e2e::lab::{
     eventually, run, sandd_binary,
 };
 
+use serde_json::Value;
+
 use super::{Engine, MTU, Pair};
 
 /// How long a pair may take until it is on the path that is measured.
@@ -42,6 +44,13 @@ impl Ends<'_> {
         match self {
             Ends::Sandd(ends) => ends.iter().map(Sandd::process).collect(),
             Ends::Tailscaled(ends) => ends.iter().map(Tailscaled::process).collect(),
+        }
+    }
+
+    pub(super) fn statuses(&self) -> Result<[Value; 2]> {
+        match self {
+            Ends::Sandd([a, b]) => Ok([a.status()?, b.status()?]),
+            Ends::Tailscaled([a, b]) => Ok([a.status()?, b.status()?]),
         }
     }
 }

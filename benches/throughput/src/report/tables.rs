@@ -64,6 +64,14 @@ const STAGES: [(&str, &str, usize); 8] = [
     ("TUN write", "stage_tun_write_ns", 0),
 ];
 
+const ENDURANCE: [(&str, &str, usize); 5] = [
+    ("minutes", "endurance_minutes", 0),
+    ("TCP, Gbit/s", "endurance_gbit", 2),
+    ("sessions renewed", "endurance_rekeys", 0),
+    ("records lost", "endurance_records_lost", 0),
+    ("segments sent again", "endurance_retransmits", 0),
+];
+
 /// All tables that a run with these options may fill.
 #[must_use]
 pub fn tables(options: &Options) -> Vec<Table> {
@@ -108,6 +116,7 @@ pub fn tables(options: &Options) -> Vec<Table> {
             &[Engine::Kernel, Engine::Sandd, Engine::Tsnet],
             link.collect(),
         ),
+        Table::new("Endurance", &[Engine::Sandd], columns(&ENDURANCE)),
         Table::new(
             "Stages, ns for each packet of 1,420 B",
             &[Engine::Sandd],
