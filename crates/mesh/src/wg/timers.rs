@@ -166,8 +166,8 @@ impl Timers {
         }
         if self.asked_since.is_none() {
             self.asked_since = Some(now);
-            if self.is_prompt(now) {
-                self.arm(now + PROMPT_SILENCE + self.slack);
+            if let Some(at) = self.missed_at(now) {
+                self.arm(at);
             }
         }
     }
@@ -286,14 +286,12 @@ impl Timers {
     pub(crate) fn rearm(&mut self, holding: Holding, now: Instant) {
         let owed = self.owed_since.map(|since| since + KEEPALIVE_TIMEOUT);
         let unanswered = self.unanswered_since.map(|since| since + SILENCE + self.slack);
-        let asked = self.asked_since.filter(|_| self.is_prompt(now));
-        let asked = asked.map(|since| since + PROMPT_SILENCE + self.slack);
         let retry = self.attempt.as_ref().map(|attempt| attempt.next);
         let step = self.next_step().filter(|_| holding.staged);
         let earliest = [
             owed,
             unanswered,
-            asked,
+            self.missed_at(now),
             retry,
             step,
             self.persistent_due(),
@@ -323,10 +321,19 @@ impl Timers {
         self.prompt >= PROMPT_ANSWERS && !self.last_prompt_handshake.is_some_and(lately)
     }
 
+    /// When a peer that used to answer at once is missed, if it does not answer before.
+    fn missed_at(&self, now: Instant) -> Option<Instant> {
+        let since = self
+            .asked_since
+            .filter(|_| self.attempt.is_none() && self.is_prompt(now))?;
+        let allowed = self.last_initiation.map_or(since, |at| at + REKEY_TIMEOUT);
+        Some((since + PROMPT_SILENCE + self.slack).max(allowed))
+    }
+
     /// A peer that used to answer at once does not, though we keep on asking.
     fn is_missed(&mut self, now: Instant) -> bool {
         let Some(since) = self.asked_since else { return false };
-        if !self.is_prompt(now) || now < since + PROMPT_SILENCE + self.slack {
+        if self.missed_at(now).is_none_or(|at| now < at) {
             return false;
         }
         self.asked_since = None;
