@@ -316,9 +316,9 @@ impl Engine {
             tunnel.settle(&mut self.indices, id);
         }
         let best = peer.path.best();
-        if peer.listed_at != best {
-            let old = std::mem::replace(&mut peer.listed_at, best);
-            old.map(|old| self.by_path.remove(&(old, id)));
+        if peer.listed_at.as_deref() != best.as_ref() {
+            let old = std::mem::replace(&mut peer.listed_at, best.map(Box::new));
+            old.map(|old| self.by_path.remove(&(*old, id)));
             best.map(|best| self.by_path.insert((best, id)));
         }
         let next = peer.poll_timeout();

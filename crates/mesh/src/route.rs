@@ -88,6 +88,12 @@ impl<T: Copy> RouteTable<T> {
             .find_map(|prefix| self.prefixes.get(&prefix.trunc()).copied())
     }
 
+    /// Gives back the room of entries that are gone.
+    pub fn shrink_to_fit(&mut self) {
+        self.hosts.shrink_to_fit();
+        self.prefixes.shrink_to_fit();
+    }
+
     fn lengths(&mut self, prefix: IpNet) -> &mut BTreeSet<u8> {
         if prefix.addr().is_ipv4() {
             &mut self.lengths_v4

@@ -204,7 +204,7 @@ impl Engine {
         if peer.disco.as_ref().is_some_and(|known| known.key == key) || self.by_disco.contains_key(&key) {
             return;
         }
-        let outdated = peer.node.disco_key;
+        let outdated = peer.node.disco_key.map(Box::new);
         self.replace_disco_key(
             id,
             Some(Disco {
@@ -222,7 +222,9 @@ impl Engine {
     pub(super) fn set_disco_key(&mut self, id: NodeId, told: Option<DiscoPublicKey>) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
         let keep = match &peer.disco {
-            Some(known) => Some(known.key) == told || (known.outdated.is_some() && known.outdated == told),
+            Some(known) => {
+                Some(known.key) == told || (known.outdated.is_some() && known.outdated.as_deref() == told.as_ref())
+            }
             None => told.is_none(),
         };
         if keep || told.is_some_and(|key| self.by_disco.get(&key).is_some_and(|other| *other != id)) {

@@ -16,6 +16,8 @@ use crate::magic_dns::NameTable;
 use crate::path::agent::PathAgent;
 use crate::path::mtu::PathMtu;
 
+/// When so many peers leave at once, their room in the tables is given back.
+const MANY: usize = 256;
 /// A knock counts for so long.
 const KNOCK_LIFETIME: Duration = Duration::from_secs(10);
 
@@ -45,6 +47,12 @@ impl Engine {
             }
         }
         self.apply_names(&before, update);
+        if delta.removed.len() >= MANY {
+            self.by_key.shrink_to_fit();
+            self.by_disco.shrink_to_fit();
+            self.routes.shrink_to_fit();
+            self.outputs.shrink_to(MANY);
+        }
     }
 
     fn apply_names(&mut self, before: &NetworkMap, update: &NetmapUpdate) {
@@ -153,8 +161,8 @@ impl Engine {
         if let Some(at) = peer.scheduled {
             self.deadlines.remove(&(at, id));
         }
-        if let Some(at) = peer.listed_at {
-            self.by_path.remove(&(at, id));
+        if let Some(at) = &peer.listed_at {
+            self.by_path.remove(&(**at, id));
         }
         self.by_key.remove(&peer.node.key);
         let event = MeshEvent::PeerRemoved {

@@ -30,7 +30,7 @@ pub(crate) struct Peer {
     pub(crate) last_received: Option<Instant>,
     pub(crate) path_since: Option<Instant>,
     /// The address under which it stands in the engine's table of paths.
-    pub(crate) listed_at: Option<SocketAddr>,
+    pub(crate) listed_at: Option<Box<SocketAddr>>,
     /// The deadline under which it stands in the engine's table.
     pub(crate) scheduled: Option<Instant>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Peer {
 pub(crate) struct Disco {
     pub(crate) key: DiscoPublicKey,
     /// What the coordinator said when the key was learned inside the tunnel: an unchanged word of it is older.
-    pub(crate) outdated: Option<DiscoPublicKey>,
+    pub(crate) outdated: Option<Box<DiscoPublicKey>>,
     pub(crate) sealed: Option<Box<DiscoBox>>,
 }
 

@@ -445,6 +445,10 @@ fn two_hundred_peers_load_fast_and_small() {
         "tunnels are made on first use"
     );
     assert!(engine.deadlines.is_empty(), "and nothing ticks");
+    // The peer, its addresses, and its places in the tables of keys and routes, of which more than half are in use.
+    let tables = 7 * (size_of::<(NodePublicKey, NodeId)>() * 2 + size_of::<(IpAddr, NodeId)>() * 2) / 4;
+    let state = size_of::<Peer>() + 2 * crate::path::candidate::Candidates::ENTRY + tables + 32;
+    assert!(state <= 1_024, "{state} bytes for a peer without session");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! [`Candidate`]: an underlay address a peer may be reached at, and the ranking between two that work.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// How we came to know an address.
@@ -21,7 +22,8 @@ pub(crate) struct Candidate {
     pub(crate) last_ping: Option<Instant>,
     pub(crate) last_pong: Option<Instant>,
     pub(crate) last_heard: Option<Instant>,
-    rtts: [Option<Duration>; 2],
+    /// The last two in microseconds.
+    rtts: [Option<NonZeroU32>; 2],
 }
 
 /// The addresses of one peer, few and in order. A peer that is never spoken to keeps them in no more room than they take.
@@ -29,6 +31,10 @@ pub(crate) struct Candidate {
 pub(crate) struct Candidates(Vec<(SocketAddr, Candidate)>);
 
 impl Candidates {
+    /// Bytes of one.
+    #[cfg(test)]
+    pub(crate) const ENTRY: usize = size_of::<(SocketAddr, Candidate)>();
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -101,13 +107,15 @@ impl Candidate {
 
     /// Notes a pong.
     pub(crate) fn record_rtt(&mut self, rtt: Duration, now: Instant) {
-        self.rtts = [Some(rtt), self.rtts[0]];
+        let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        self.rtts = [NonZeroU32::new(micros.max(1)), self.rtts[0]];
         self.last_pong = Some(now);
     }
 
     /// The better of the last two round trips: one sample alone never judges.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.rtts.iter().flatten().min().copied()
+        let best = self.rtts.iter().flatten().min()?;
+        Some(Duration::from_micros(best.get().into()))
     }
 
     /// True once two pongs came, so that its round trip may be compared.

@@ -43,7 +43,8 @@ pub(crate) struct PathMtu {
     ceiling: usize,
     proven: usize,
     path: Option<SocketAddr>,
-    trial: Option<Trial>,
+    /// Elsewhere, since most peers have none.
+    trial: Option<Box<Trial>>,
     renew: Option<Instant>,
 }
 
@@ -144,12 +145,12 @@ impl PathMtu {
     }
 
     fn begin(&mut self, inner: usize, now: Instant) {
-        self.trial = Some(Trial {
+        self.trial = Some(Box::new(Trial {
             inner,
             tries: 0,
             tx: None,
             due: now,
-        });
+        }));
     }
 }
 

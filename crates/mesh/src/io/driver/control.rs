@@ -53,6 +53,8 @@ impl Driver {
             self.tell(MeshEvent::NeedsAttention { reason });
         }
         self.publish_snapshot(Some(update.cached));
+        // Thousands of newcomers would push it out of reach of whoever waits for it.
+        self.drain_outputs(now);
         self.tell(MeshEvent::NetmapApplied {
             peers: update.map.peers.len(),
             cached: update.cached,
