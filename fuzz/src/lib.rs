@@ -29,13 +29,14 @@ const fn target(name: &'static str, run: fn(&[u8]), runs: u32) -> Target {
 }
 
 /// All surfaces.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     target("stun", mesh::stun, 200_000),
     target("disco", mesh::disco, 200_000),
     target("disco_box", mesh::disco_box, 20_000),
     target("derp_frames", mesh::derp_frames, 200_000),
     target("derp_login", mesh::derp_login, 100_000),
     target("ip_filter", mesh::ip_filter, 500_000),
+    target("super_packet", mesh::super_packet, 100_000),
     target("netstack", mesh::netstack, 20_000),
     target("noise_handshake", control::noise_handshake, 20_000),
     target("noise_records", control::noise_records, 1_000),

@@ -12,7 +12,10 @@ use sandd_mesh::disco::{self, DiscoBox, GeneveHeader, Message};
 use sandd_mesh::filter::{PacketFilter, PeerContext};
 use sandd_mesh::netstack::{Stack, StackConfig};
 use sandd_mesh::packet::ip::{IpPacket, parse_quoted};
-use sandd_mesh::packet::{PacketBatch, PacketBuf, tsmp};
+use sandd_mesh::packet::join::Joiner;
+use sandd_mesh::packet::split::Splitter;
+use sandd_mesh::packet::vnet::VnetHeader;
+use sandd_mesh::packet::{PacketBatch, PacketBuf, ecn, too_big, tsmp};
 use sandd_mesh::stun;
 
 const OWN_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
@@ -157,6 +160,58 @@ pub fn ip_filter(data: &[u8]) {
             "a packet is judged alike twice"
         );
     }
+}
+
+/// A super-packet of the device: split, joined and split again it is the same packets. And each by itself through what
+/// changes or answers packets on their way.
+pub fn super_packet(data: &[u8]) {
+    let segments = split(data);
+    let mut joiner = Joiner::new();
+    joiner.set_udp(true);
+    let mut again = Vec::new();
+    let mut sink = |joined: &mut [u8]| again.extend(split(joined));
+    for packet in segments.iter().map(Vec::as_slice).chain([data]) {
+        joiner.push(packet, &mut sink);
+    }
+    joiner.flush(&mut sink);
+    let mut expected = segments;
+    expected.push(data.to_vec());
+    assert_eq!(again.len(), expected.len());
+    // Only the identification of IPv4 may be another one after a packet that was left out.
+    for packets in [&mut again, &mut expected] {
+        packets.sort();
+    }
+    let bytes = |packets: &[Vec<u8>]| packets.iter().map(Vec::len).sum::<usize>();
+    assert_eq!(bytes(&again), bytes(&expected));
+    for mut packet in expected {
+        let before = packet.clone();
+        let _ = ecn::combine(&mut packet, data.first().copied().unwrap_or(0));
+        too_big::clamp_mss(&mut packet, 1280);
+        assert_eq!(packet.len(), before.len());
+        for own in [IpAddr::V4(OWN_V4), IpAddr::V6(OWN_V6)] {
+            if let Some(answer) = too_big::answer(&packet, 1280, own) {
+                assert!(answer.len() <= 1280);
+                assert!(IpPacket::parse(&answer).is_ok());
+            }
+        }
+    }
+}
+
+/// The packets of `[vnet header][packet]`; none when it cannot be split.
+fn split(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let Some((vnet, packet)) = VnetHeader::parse(bytes).zip(bytes.get(VnetHeader::LEN..)) else {
+        return Vec::new();
+    };
+    let Ok(splitter) = Splitter::new(&vnet, packet) else {
+        return Vec::new();
+    };
+    (0..splitter.count())
+        .map(|index| {
+            let mut out = vec![0; splitter.len_of(index)];
+            splitter.write(index, &mut out);
+            out
+        })
+        .collect()
 }
 
 fn rules() -> Arc<Vec<FilterRule>> {

@@ -28,6 +28,8 @@ pub enum DropReason {
     QueueFull,
     /// A router marked congestion on the way, and the sender of the packet does not understand marks.
     Congested,
+    /// More than the path to the peer carries; the sender was told.
+    TooBig,
 }
 
 macro_rules! counters {
@@ -71,6 +73,8 @@ counters! {
     dropped_queue_full,
     /// See [`DropReason::Congested`].
     dropped_congested,
+    /// See [`DropReason::TooBig`].
+    dropped_too_big,
 }
 
 impl Counters {
@@ -91,6 +95,7 @@ impl Counters {
             DropReason::NoPath => &mut self.dropped_no_path,
             DropReason::QueueFull => &mut self.dropped_queue_full,
             DropReason::Congested => &mut self.dropped_congested,
+            DropReason::TooBig => &mut self.dropped_too_big,
         };
         *counter += count as u64;
     }

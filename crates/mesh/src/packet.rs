@@ -7,11 +7,12 @@ pub mod ecn;
 pub mod ip;
 pub mod join;
 pub mod split;
+pub mod too_big;
 pub mod tsmp;
 pub mod vnet;
 
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 
 pub use batch::PacketBatch;
 pub use buffer::PacketBuf;

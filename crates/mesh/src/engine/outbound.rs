@@ -1,5 +1,6 @@
 //! Overlay packet to sealed datagram: filter, route, seal, choose the way.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use sandd_control_client::netmap::NodeId;
@@ -12,7 +13,7 @@ use crate::metrics::DropReason;
 use crate::packet::ip::IpPacket;
 use crate::packet::split::Splitter;
 use crate::packet::vnet::VnetHeader;
-use crate::packet::{PacketBuf, ecn, tsmp};
+use crate::packet::{PacketBuf, ecn, too_big, tsmp};
 use crate::path::agent::Route;
 use crate::wg::PublicKey;
 use crate::wg::tunnel::{HEADER, PeerConfig, TAG, Tunnel};
@@ -37,7 +38,30 @@ impl Engine {
         let Ok(splitter) = Splitter::new(header, packet) else {
             return self.counters.drop_packet(DropReason::Malformed);
         };
+        if let Some(mtu) = self.limit_to(id)
+            && splitter.len_of(0) > mtu
+        {
+            return self.answer_too_big(packet, destination, mtu, splitter.count());
+        }
         self.send_to_peer(id, &splitter, ecn::of(packet), now);
+    }
+
+    /// What the direct path to a peer carries. A relay takes any size.
+    fn limit_to(&self, id: NodeId) -> Option<usize> {
+        let peer = self.peers.get(&id)?;
+        match peer.path.route() {
+            Route::Relay => None,
+            Route::Direct(_) | Route::Both(_) => Some(peer.mtu.inner()),
+        }
+    }
+
+    /// Tells the sender how much passes: what the device knew of the path is out of date. In the name of the destination,
+    /// since a kernel takes nothing from outside that comes from its own address.
+    fn answer_too_big(&mut self, packet: &[u8], destination: IpAddr, mtu: usize, count: usize) {
+        self.counters.drop_packets(DropReason::TooBig, count);
+        if let Some(answer) = too_big::answer(packet, mtu, destination) {
+            self.outputs.push_back(Output::Deliver(PacketBuf::copied_from(&answer)));
+        }
     }
 
     /// A packet that is complete, checksums too.

@@ -52,6 +52,14 @@ pub(super) fn set_max_segments(interface: u32, segments: u32) -> io::Result<()> 
     request(RouteNetlinkMessage::SetLink(message), 0)
 }
 
+/// Deletes the interface, as an administrator may.
+#[cfg(test)]
+pub(super) fn remove_link(interface: u32) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = interface;
+    request(RouteNetlinkMessage::DelLink(message), 0)
+}
+
 fn message(interface: u32, prefix: IpNet) -> RouteMessage {
     let mut message = RouteMessage::default();
     let (family, scope) = match prefix {

@@ -1,6 +1,9 @@
 //! The device in a network namespace of its own, with a userspace stack as the peer behind it: so the kernel's TCP is
 //! the referee of ours.
 
+#[cfg(target_os = "linux")]
+mod referee;
+
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -40,6 +43,11 @@ fn bad_names_are_refused() {
 
 #[test]
 fn the_kernel_and_our_stack_understand_each_other() {
+    in_a_namespace("io::tun::tests::inside_a_namespace");
+}
+
+/// Runs a test of this program in a network namespace of its own.
+fn in_a_namespace(test: &str) {
     let usable = |command: &mut Command| {
         command
             .stdout(Stdio::null())
@@ -54,7 +62,7 @@ fn the_kernel_and_our_stack_understand_each_other() {
     let status = Command::new("unshare")
         .arg("--net")
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "io::tun::tests::inside_a_namespace", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .status()
         .unwrap();
