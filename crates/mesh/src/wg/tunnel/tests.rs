@@ -2,6 +2,7 @@
 //!
 //! [`world`] is the ground; the stories are sorted by what they show.
 
+mod hostile;
 mod interop;
 mod lifetime;
 mod memory;
