@@ -3,6 +3,10 @@
 //! First and last stop of a datagram. quinn-udp sets "don't fragment" throughout and falls back by itself where the
 //! kernel refuses segmentation.
 
+#[cfg_attr(target_os = "linux", path = "udp/buffers_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "udp/buffers_other.rs")]
+mod buffers;
+
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -164,9 +168,7 @@ fn open(domain: Domain, port: u16) -> io::Result<Family> {
     } else {
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
     };
-    // Best effort: small buffers cost throughput, not correctness.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    buffers::enlarge(&socket, SOCKET_BUFFER);
     socket.bind(&addr.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
