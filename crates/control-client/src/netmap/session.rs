@@ -121,12 +121,7 @@ impl MapSession {
             map.self_node = Some(Arc::new(node));
         }
         add_users(&mut map, message.user_profiles);
-        if let Some(wire) = message.derp_map {
-            let derp_map = convert::derp_map(&map.derp_map, wire);
-            if derp_map != *map.derp_map {
-                map.derp_map = Arc::new(derp_map);
-            }
-        }
+        apply_relays(&mut map, message.derp_map);
         self.apply_rules(&mut map, first, message.packet_filter, message.packet_filters);
         self.apply_dns(&mut map, first, message.dns_config);
         if !message.domain.is_empty() {
@@ -280,6 +275,14 @@ fn add_users(map: &mut NetworkMap, profiles: Vec<wire::UserProfile>) {
         if map.users.get(&id).is_none_or(|known| **known != user) {
             Arc::make_mut(&mut map.users).insert(id, Arc::new(user));
         }
+    }
+}
+
+fn apply_relays(map: &mut NetworkMap, wire: Option<wire::DerpMap>) {
+    let Some(wire) = wire else { return };
+    let derp_map = convert::derp_map(&map.derp_map, wire);
+    if derp_map != *map.derp_map {
+        map.derp_map = Arc::new(derp_map);
     }
 }
 

@@ -72,9 +72,9 @@ impl PathAgent {
 
     pub(super) fn run_suspect(&mut self, best: SocketAddr, misses: u32, now: Instant) {
         if misses >= SUSPECT_MISSES {
-            self.candidates
-                .remove(best)
-                .map(|old| self.candidates.insert(best, Candidate::new(old.origin)));
+            if let Some(known) = self.candidates.get_mut(best) {
+                *known = Candidate::new(known.origin);
+            }
             self.state = State::Relay;
             self.next_heartbeat = None;
             self.next_upgrade = None;
