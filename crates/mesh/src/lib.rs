@@ -73,5 +73,6 @@ pub use event::{MeshEvent, MeshEvents};
 pub use mesh::Mesh;
 pub use metrics::{Counters, DropReason};
 pub use net::{MeshAddr, MeshHost, TcpListener, TcpStream, UdpSocket};
+pub use sandd_aead::{Kernel as AeadKernel, set_kernel as set_aead_kernel};
 pub use sandd_control_client::{AuthKey, ControlUrl, FileStore, MemoryStore, StateStore};
 pub use status::{ControlStatus, MeshStatus, NetReport, PeerPath, PeerStatus, PingReply, RegionLatency, WhoIs};

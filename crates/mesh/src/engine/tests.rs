@@ -1,6 +1,7 @@
 //! Two or three engines on an invented network: relay always there, UDP as the story wants it.
 
 mod plain;
+mod steady;
 mod strangers;
 
 use std::collections::BTreeMap;

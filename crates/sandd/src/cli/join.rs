@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use sandd_control_client::keys::NodePublicKey;
-use sandd_mesh::{AuthKey, ControlUrl, FileStore, Mesh, MeshEvent, MeshHost, StateStore};
+use sandd_mesh::{AeadKernel, AuthKey, ControlUrl, FileStore, Mesh, MeshEvent, MeshHost, StateStore, set_aead_kernel};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -85,6 +85,27 @@ pub(super) enum Login {
     ByKey,
 }
 
+/// `SANDD_AEAD` names another implementation of the cipher than the fastest one: to compare, or to rule it out.
+fn choose_aead() -> Result<(), CliError> {
+    let Some(name) = std::env::var_os("SANDD_AEAD") else {
+        return Ok(());
+    };
+    let kernel = match name.to_str() {
+        Some("auto") => AeadKernel::Auto,
+        Some("ring") => AeadKernel::Ring,
+        Some("avx2") => AeadKernel::Avx2,
+        Some("avx512") => AeadKernel::Avx512,
+        Some(_) | None => {
+            return Err(CliError::failed(format!(
+                "SANDD_AEAD is {}; it can be auto, ring, avx2 or avx512",
+                name.display()
+            )));
+        }
+    };
+    set_aead_kernel(kernel);
+    Ok(())
+}
+
 impl TunnelArgs {
     /// The certificates file.
     pub(super) fn ca_file(&self) -> Option<&Path> {
@@ -160,6 +181,7 @@ impl TunnelArgs {
         if server.is_plain_http() && !is_loopback {
             warn!(%server, "the coordinator is spoken to over plain http; its key is remembered all the same");
         }
+        choose_aead()?;
         let mut builder = Mesh::builder()
             .ephemeral(self.tunnel_ephemeral)
             .port(self.tunnel_port)
