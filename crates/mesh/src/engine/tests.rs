@@ -3,6 +3,7 @@
 mod plain;
 mod steady;
 mod strangers;
+mod too_big;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
