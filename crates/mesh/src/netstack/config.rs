@@ -12,11 +12,13 @@ pub struct StackConfig {
     /// For sequence numbers and ports. [`SharedStack::new`](super::SharedStack::new) draws it from the system; a pure
     /// stack takes what is here.
     pub seed: [u8; 16],
-    /// Bytes that a connection may receive unread. Rounded up to one less than a power of two: then the window of a
-    /// SYN, which cannot be scaled exactly, never promises more than there is.
+    /// Bytes that a connection may come to receive unread. It begins with [`FIRST_BUFFER`](Self::FIRST_BUFFER), and
+    /// with as little memory as what is in it.
     pub receive_buffer: usize,
-    /// Bytes that a connection may hold unsent or unacknowledged.
+    /// Bytes that a connection may come to hold unsent or unacknowledged; it begins as the other.
     pub send_buffer: usize,
+    /// Bytes by which all connections together may exceed what they begin with.
+    pub buffer_budget: usize,
     /// Bound on connections of all kinds.
     pub max_connections: usize,
     /// How long a peer may take to complete a handshake.
@@ -27,14 +29,18 @@ pub struct StackConfig {
 }
 
 impl StackConfig {
+    /// What each buffer of a connection begins with.
+    pub const FIRST_BUFFER: usize = 64 * 1024;
+
     /// The defaults for a given MTU.
     #[must_use]
     pub const fn new(mtu: usize) -> Self {
         Self {
             mtu,
             seed: [0; 16],
-            receive_buffer: 512 * 1024 - 1,
-            send_buffer: 512 * 1024,
+            receive_buffer: 6 << 20,
+            send_buffer: 6 << 20,
+            buffer_budget: 64 << 20,
             max_connections: 16_384,
             connect_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(900),
@@ -49,7 +55,7 @@ impl StackConfig {
     /// Brings every size into the range that the stack can work with.
     pub(super) fn bound(&mut self) {
         self.mtu = self.mtu.clamp(1280, 65_535);
-        self.receive_buffer = (self.receive_buffer.clamp(65_535, (1 << 24) - 1) + 1).next_power_of_two() - 1;
+        self.receive_buffer = self.receive_buffer.clamp(65_535, 1 << 24);
         self.send_buffer = self.send_buffer.clamp(4_096, 1 << 24);
     }
 }

@@ -29,6 +29,12 @@ const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(
 /// How long a connection that is over stays in smoltcp's hands when its owner keeps it; then `time_wait.rs` takes over.
 /// smoltcp's own timer has the same length, and would throw away what was not read yet: so ours fires first.
 const TIME_WAIT: Duration = Duration::from_secs(10);
+/// How long the buffers of a connection keep their memory when nothing is in them.
+const KEEP_BUFFERS: Duration = Duration::from_secs(5);
+/// Memory that is not worth the trouble.
+const LEAN: usize = 8 * 1024;
+/// Free bytes that are worth waking a writer for.
+const WORTH_WRITING: usize = 64 * 1024;
 /// How long a connection without owner may take to say goodbye, without progress.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -61,6 +67,12 @@ pub(super) struct Connection {
     patience_ends: Option<Instant>,
     linger_ends: Option<Instant>,
     time_wait_ends: Option<Instant>,
+    /// When the buffers lose their memory, if nothing happens till then.
+    shrinks_at: Option<Instant>,
+    /// Something happened since.
+    pub(super) busy: bool,
+    /// What its buffers may hold beyond what they began with.
+    pub(super) granted: usize,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -73,11 +85,11 @@ pub(super) struct Patience {
 }
 
 impl Connection {
-    /// The buffers are zero pages until used, so an idle connection costs little.
+    /// The buffers have memory for what is in them, so an idle connection costs little.
     pub(super) fn new(tuple: FourTuple, origin: Origin, config: &StackConfig) -> Self {
         let mut socket = Socket::new(
-            SocketBuffer::new(vec![0_u8; config.receive_buffer]),
-            SocketBuffer::new(vec![0_u8; config.send_buffer]),
+            SocketBuffer::growing(StackConfig::FIRST_BUFFER, config.receive_buffer),
+            SocketBuffer::growing(StackConfig::FIRST_BUFFER, config.send_buffer),
         );
         socket.set_path_mtu(Some(config.mtu_for(tuple.remote.ip())));
         socket.set_nagle_enabled(false);
@@ -100,6 +112,9 @@ impl Connection {
             patience_ends: None,
             linger_ends: None,
             time_wait_ends: None,
+            shrinks_at: None,
+            busy: false,
+            granted: 0,
             reader: None,
             writer: None,
         }
@@ -189,6 +204,32 @@ impl Connection {
         }
     }
 
+    /// Gives the memory of buffers back in which nothing has been for a while.
+    pub(super) fn keep_lean(&mut self, now: Instant) {
+        let (_, stored) = self.socket().buffer_sizes();
+        if stored <= LEAN && self.granted == 0 {
+            self.shrinks_at = None;
+            return;
+        }
+        let due = *self.shrinks_at.get_or_insert(now + KEEP_BUFFERS);
+        if now < due {
+            return;
+        }
+        self.shrinks_at = None;
+        let holds = self.socket().send_queue() > 0 || self.socket().recv_queue() > 0;
+        if std::mem::take(&mut self.busy) || holds {
+            self.shrinks_at = Some(now + KEEP_BUFFERS);
+        } else {
+            self.socket_mut().shrink_buffers(StackConfig::FIRST_BUFFER);
+        }
+    }
+
+    /// What its buffers may hold beyond what they began with.
+    pub(super) fn extra(&self) -> usize {
+        let (limits, _) = self.socket().buffer_sizes();
+        limits.saturating_sub(2 * StackConfig::FIRST_BUFFER)
+    }
+
     /// The time-wait is over; smoltcp must not get another turn, see [`TIME_WAIT`].
     pub(super) fn is_past_time_wait(&self, now: Instant) -> bool {
         self.time_wait_ends.is_some_and(|end| now >= end)
@@ -205,10 +246,13 @@ impl Connection {
 
     /// Our own deadlines, beside smoltcp's.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.patience_ends, self.linger_ends, self.time_wait_ends]
-            .into_iter()
-            .flatten()
-            .min()
+        let ends = [
+            self.patience_ends,
+            self.linger_ends,
+            self.time_wait_ends,
+            self.shrinks_at,
+        ];
+        ends.into_iter().flatten().min()
     }
 
     /// Closes our half: FIN follows the last byte.
@@ -254,9 +298,15 @@ impl Connection {
         if self.reader.is_some() && (self.socket().can_recv() || self.read_end().is_some()) {
             wakeups.extend(self.reader.take());
         }
-        if self.writer.is_some() && (self.socket().can_send() || self.write_end().is_some()) {
+        if self.writer.is_some() && (self.is_worth_writing() || self.write_end().is_some()) {
             wakeups.extend(self.writer.take());
         }
+    }
+
+    fn is_worth_writing(&self) -> bool {
+        let socket = self.socket();
+        let capacity = socket.send_capacity();
+        socket.can_send() && capacity.saturating_sub(socket.send_queue()) >= WORTH_WRITING.min(capacity / 4)
     }
 
     fn is_waiting(&self) -> bool {

@@ -45,6 +45,8 @@ pub struct Stack {
     pub(super) by_tuple: HashMap<FourTuple, ConnectionId>,
     pub(super) time_wait: TimeWait,
     pub(super) schedule: Schedule,
+    /// What all buffers together may hold beyond what they began with.
+    granted: usize,
     pub(super) listeners: BTreeMap<ListenerId, Listener>,
     pub(super) listening: BTreeMap<u16, ListenerId>,
     pub(super) datagrams: BTreeMap<UdpId, Datagrams>,
@@ -99,6 +101,7 @@ impl Stack {
             by_tuple: HashMap::new(),
             time_wait: TimeWait::default(),
             schedule: Schedule::default(),
+            granted: 0,
             listeners: BTreeMap::new(),
             listening: BTreeMap::new(),
             datagrams: BTreeMap::new(),
@@ -300,6 +303,7 @@ impl Stack {
             return;
         };
         let before = connection.socket().state();
+        connection.busy = true;
         let now = self.clock.inner(self.now);
         let mut feed = Feed {
             queues: &mut self.device,
@@ -377,10 +381,23 @@ impl Stack {
         if connection.detached {
             self.schedule.forget(id, &mut connection.place);
             if connection.orphan {
-                self.connections.remove(&id);
+                self.remove(id);
             }
             return;
         }
+        connection.keep_lean(self.now);
+        let extra = connection.extra();
+        self.granted = self.granted.saturating_sub(connection.granted).saturating_add(extra);
+        connection.granted = extra;
+        // One more may grow as long as all may hold what they have been granted.
+        let free = self.config.buffer_budget.saturating_sub(self.granted);
+        let whole = self.config.receive_buffer.saturating_add(self.config.send_buffer);
+        let limit = if free >= whole {
+            usize::MAX
+        } else {
+            StackConfig::FIRST_BUFFER
+        };
+        connection.socket_mut().set_buffer_limit(limit);
         let inner = next.map(|at| {
             self.clock
                 .outer(at)
@@ -389,6 +406,13 @@ impl Stack {
         });
         let deadline = [inner, connection.deadline()].into_iter().flatten().min();
         self.schedule.set_deadline(id, &mut connection.place, deadline);
+    }
+
+    /// Forgets a connection.
+    pub(super) fn remove(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.granted = self.granted.saturating_sub(connection.granted);
+        }
     }
 
     /// The first of our addresses that could reach `remote`.

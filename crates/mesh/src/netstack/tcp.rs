@@ -126,7 +126,16 @@ impl Stack {
             connection.wait_to_write(context);
             return Poll::Pending;
         }
-        self.request_turn(id);
+        // As long as the window is full, or a turn was asked for, the driver has nothing to do.
+        connection.busy = true;
+        let now = self.clock.inner(self.now);
+        let due = self
+            .interface
+            .poll_at(now, &connection.sockets)
+            .is_some_and(|at| at <= now);
+        if due {
+            self.request_turn(id);
+        }
         Poll::Ready(Ok(count))
     }
 
@@ -154,7 +163,7 @@ impl Stack {
             connection.abort();
         }
         if connection.detached {
-            self.connections.remove(&id);
+            self.remove(id);
         } else {
             self.request_turn(id);
         }
@@ -232,7 +241,7 @@ impl Stack {
             // The same, though its owner still has it.
             self.detach(id);
             if self.connections.get(&id).is_some_and(|connection| connection.orphan) {
-                self.connections.remove(&id);
+                self.remove(id);
             }
             known = None;
         }
@@ -323,7 +332,7 @@ impl Stack {
             };
             connection.take_wakers(&mut self.wakeups);
             if connection.orphan {
-                self.connections.remove(&id);
+                self.remove(id);
             }
         }
     }

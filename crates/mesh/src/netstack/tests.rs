@@ -3,5 +3,6 @@
 mod datagrams;
 mod hostile;
 mod link;
+mod paths;
 mod streams;
 mod transfer;

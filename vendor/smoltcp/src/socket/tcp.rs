@@ -20,10 +20,12 @@ mod congestion;
 mod recovery;
 mod rtt;
 mod scoreboard;
+mod tuning;
 
 use recovery::Recovery;
 use rtt::RttEstimator;
 use scoreboard::{Delivered, Scoreboard};
+use tuning::Tuning;
 
 macro_rules! tcp_trace {
     ($($arg:expr),*) => (net_log!(trace, $($arg),*));
@@ -379,6 +381,10 @@ pub struct Socket<'a> {
     last_sent_at: Option<Instant>,
     /// The sequence and acknowledgement number of the segment that the remote window is from.
     window_from: Option<(TcpSeqNumber, TcpSeqNumber)>,
+    /// How far the remote was told to send, at most.
+    promised: Option<TcpSeqNumber>,
+    /// Looks for a receive buffer that holds the remote back.
+    tuning: Tuning,
     /// Where the remote's FIN stands, if it came before all octets in front of it.
     early_fin: Option<TcpSeqNumber>,
     /// Where the latest segments behind a hole began, latest first.
@@ -428,7 +434,7 @@ impl<'a> Socket<'a> {
         T: Into<SocketBuffer<'a>>,
     {
         let (rx_buffer, tx_buffer) = (rx_buffer.into(), tx_buffer.into());
-        let rx_capacity = rx_buffer.capacity();
+        let rx_capacity = rx_buffer.ceiling();
 
         // From RFC 1323:
         // [...] the above constraints imply that 2 * the max window size must be less
@@ -473,6 +479,8 @@ impl<'a> Socket<'a> {
             syn_sent_at: None,
             last_sent_at: None,
             window_from: None,
+            promised: None,
+            tuning: Tuning::default(),
             early_fin: None,
             recent_rx: [None; 3],
             ack_delay: Some(ACK_DELAY_DEFAULT),
@@ -609,7 +617,9 @@ impl<'a> Socket<'a> {
         let next_ack = self.remote_seq_no + self.rx_buffer.len();
 
         let last_win = (self.remote_last_win as usize) << self.remote_win_shift;
-        let last_win_adjusted = last_ack + last_win - next_ack;
+        // More may have come than was offered last: an earlier offer went further.
+        let end = last_ack + last_win;
+        let last_win_adjusted = if end > next_ack { end - next_ack } else { 0 };
 
         Some(u16::try_from(last_win_adjusted >> self.remote_win_shift).unwrap_or(u16::MAX))
     }
@@ -748,7 +758,7 @@ impl<'a> Socket<'a> {
 
     fn reset(&mut self) {
         let rx_cap_log2 =
-            mem::size_of::<usize>() * 8 - self.rx_buffer.capacity().leading_zeros() as usize;
+            mem::size_of::<usize>() * 8 - self.rx_buffer.ceiling().leading_zeros() as usize;
 
         self.state = State::Closed;
         self.timer = Timer::new();
@@ -774,6 +784,8 @@ impl<'a> Socket<'a> {
         self.syn_sent_at = None;
         self.last_sent_at = None;
         self.window_from = None;
+        self.promised = None;
+        self.tuning = Tuning::default();
         self.early_fin = None;
         self.recent_rx = [None; 3];
         self.ack_delay_timer = AckDelayTimer::Idle;
@@ -1208,10 +1220,14 @@ impl<'a> Socket<'a> {
     ///
     /// See also [recv](#method.recv).
     pub fn recv_slice(&mut self, data: &mut [u8]) -> Result<usize, RecvError> {
-        self.recv_impl(|rx_buffer| {
+        let size = self.recv_impl(|rx_buffer| {
             let size = rx_buffer.dequeue_slice(data);
             (size, size)
-        })
+        })?;
+        if self.assembler.is_empty() {
+            self.rx_buffer.rewind();
+        }
+        Ok(size)
     }
 
     /// Peek at a sequence of received octets without removing them from
@@ -1305,6 +1321,7 @@ impl<'a> Socket<'a> {
             sack_ranges: [None, None, None],
             timestamp: None,
             payload: &[],
+            payload_rest: &[],
         };
         let ip_reply_repr = IpRepr::new(
             ip_repr.dst_addr(),
@@ -1351,6 +1368,7 @@ impl<'a> Socket<'a> {
         // segments, is right-shifted by [advertised scale value] bits[...]
         reply_repr.window_len = self.scaled_window();
         self.remote_last_win = reply_repr.window_len;
+        self.promise((self.remote_last_win as usize) << self.remote_win_shift);
 
         // If the remote supports selective acknowledgement, add the option to the outgoing
         // segment.
@@ -1371,6 +1389,14 @@ impl<'a> Socket<'a> {
         // Since the sACK option may have changed the length of the payload, update that.
         ip_reply_repr.set_payload_len(reply_repr.buffer_len());
         (ip_reply_repr, reply_repr)
+    }
+
+    /// Notes how far the remote may send.
+    fn promise(&mut self, window: usize) {
+        if let Some(ack) = self.remote_last_ack {
+            let end = ack + window;
+            self.promised = Some(self.promised.map_or(end, |promised| promised.max(end)));
+        }
     }
 
     /// What arrived behind a hole: first where the latest segment lies, then where those before it
@@ -1468,6 +1494,8 @@ impl<'a> Socket<'a> {
         };
         let control_len = (sent_syn as usize) + (sent_fin as usize);
 
+        // There is no room for any octet of the segment.
+        let mut is_refused = false;
         // The acknowledgement is older than another that came before.
         let mut is_stale = false;
 
@@ -1577,11 +1605,15 @@ impl<'a> Socket<'a> {
         }
 
         let window_start = self.remote_seq_no + self.rx_buffer.len();
+        // A window that was promised is not taken back, be it that scaling rounded the next one
+        // down, or that the buffer became smaller. What finds no room is cut off below.
         let window_end = if let Some(last_ack) = self.remote_last_ack {
-            last_ack + ((self.remote_last_win as usize) << self.remote_win_shift)
+            let last = last_ack + ((self.remote_last_win as usize) << self.remote_win_shift);
+            self.promised.map_or(last, |promised| promised.max(last))
         } else {
             window_start
         };
+        let buffer_end = window_start + self.rx_buffer.window();
         let segment_start = repr.seq_number;
         let segment_end = repr.seq_number + repr.payload.len();
 
@@ -1644,10 +1676,13 @@ impl<'a> Socket<'a> {
 
                 if segment_in_window {
                     let overlap_start = window_start.max(segment_start);
-                    let overlap_end = window_end.min(segment_end);
-
-                    // the checks done above imply this.
-                    debug_assert!(overlap_start <= overlap_end);
+                    let overlap_end = window_end
+                        .min(segment_end)
+                        .min(buffer_end)
+                        .max(overlap_start);
+                    if overlap_start == overlap_end && segment_end > buffer_end {
+                        is_refused = true;
+                    }
 
                     self.local_rx_last_seq = Some(repr.seq_number);
                     if overlap_start < overlap_end {
@@ -1749,14 +1784,15 @@ impl<'a> Socket<'a> {
                 window_start,
                 segment_start
             );
-            if self.early_fin.is_none() && segment_end <= window_end {
+            if self.early_fin.is_none() && segment_end <= window_end.min(buffer_end) {
                 self.early_fin = Some(segment_end);
             }
             control = TcpControl::None;
         }
 
         // What lies behind the window was cut off, and the FIN with it.
-        if control == TcpControl::Fin && segment_end > window_end.max(window_start) {
+        if control == TcpControl::Fin && segment_end > window_end.min(buffer_end).max(window_start)
+        {
             control = TcpControl::None;
         }
 
@@ -2026,7 +2062,8 @@ impl<'a> Socket<'a> {
 
         let payload_len = payload.len();
         if payload_len == 0 {
-            return None;
+            // The remote probes, or sends what it was once promised room for.
+            return is_refused.then(|| self.ack_reply(ip_repr, repr));
         }
 
         let assembler_was_empty = self.assembler.is_empty();
@@ -2065,6 +2102,8 @@ impl<'a> Socket<'a> {
             // There's new data in rx_buffer, notify waiting task if any.
             self.rx_waker.wake();
         }
+
+        self.tune_receive_buffer(cx.now());
 
         if self.early_fin == Some(self.remote_seq_no + self.rx_buffer.len())
             && !self.rx_fin_received
@@ -2407,6 +2446,7 @@ impl<'a> Socket<'a> {
                 self.last_remote_tsval,
             ),
             payload: &[],
+            payload_rest: &[],
         };
 
         let mut is_zero_window_probe = false;
@@ -2472,7 +2512,8 @@ impl<'a> Socket<'a> {
                         .min(device_limit)
                         .min(self.cwnd_remaining().max(effective_mss));
                     repr.seq_number = start;
-                    repr.payload = self.tx_buffer.get_allocated(offset, size);
+                    (repr.payload, repr.payload_rest) =
+                        self.tx_buffer.get_allocated_parts(offset, size);
                     offset
                 } else if self.recovery.probe_wanted
                     && (unsent == 0 || self.remote_win_len <= self.flight_size())
@@ -2481,7 +2522,8 @@ impl<'a> Socket<'a> {
                     let offset = self.tx_buffer.len() - tail;
                     let offset = offset.min(self.flight_size().saturating_sub(tail));
                     repr.seq_number = self.local_seq_no + offset;
-                    repr.payload = self.tx_buffer.get_allocated(offset, tail);
+                    (repr.payload, repr.payload_rest) =
+                        self.tx_buffer.get_allocated_parts(offset, tail);
                     offset
                 } else {
                     // Right edge of window, ie the max sequence number we're allowed to send.
@@ -2528,30 +2570,33 @@ impl<'a> Socket<'a> {
                     };
 
                     let offset = self.flight_size();
-                    repr.payload = self.tx_buffer.get_allocated(offset, size);
+                    (repr.payload, repr.payload_rest) =
+                        self.tx_buffer.get_allocated_parts(offset, size);
                     offset
                 };
 
-                if repr.payload.len() > effective_mss {
-                    if offset + repr.payload.len() < self.tx_buffer.len() {
+                let len = repr.payload_len();
+                if len > effective_mss {
+                    if offset + len < self.tx_buffer.len() {
                         // What follows is to begin with a full segment, too.
-                        let whole = repr.payload.len() - repr.payload.len() % effective_mss;
-                        repr.payload = &repr.payload[..whole];
+                        let whole = len - len % effective_mss;
+                        (repr.payload, repr.payload_rest) =
+                            self.tx_buffer.get_allocated_parts(offset, whole);
                     }
                     packet_meta.segmentation_offload_size = u16::try_from(effective_mss)
                         .ok()
                         .and_then(core::num::NonZeroU16::new)
-                        .filter(|_| repr.payload.len() > effective_mss);
+                        .filter(|_| repr.payload_len() > effective_mss);
                 }
 
                 // If we've sent everything we had in the buffer, follow it with the PSH or FIN
                 // flags, depending on whether the transmit half of the connection is open.
-                if offset + repr.payload.len() == self.tx_buffer.len() {
+                if offset + repr.payload_len() == self.tx_buffer.len() {
                     match self.state {
                         State::FinWait1 | State::LastAck | State::Closing => {
                             repr.control = TcpControl::Fin
                         }
-                        State::Established | State::CloseWait if !repr.payload.is_empty() => {
+                        State::Established | State::CloseWait if repr.payload_len() > 0 => {
                             repr.control = TcpControl::Psh
                         }
                         _ => (),
@@ -2579,14 +2624,14 @@ impl<'a> Socket<'a> {
         // Trace a summary of what will be sent.
         if is_keep_alive {
             tcp_trace!("sending a keep-alive");
-        } else if !repr.payload.is_empty() {
+        } else if repr.payload_len() > 0 {
             tcp_trace!(
                 "tx buffer: sending {} octets at offset {}",
-                repr.payload.len(),
+                repr.payload_len(),
                 self.flight_size()
             );
         }
-        if repr.control != TcpControl::None || repr.payload.is_empty() {
+        if repr.control != TcpControl::None || repr.payload_len() == 0 {
             let flags = match (repr.control, repr.ack_number) {
                 (TcpControl::Syn, None) => "SYN",
                 (TcpControl::Syn, Some(_)) => "SYN|ACK",
@@ -2646,6 +2691,7 @@ impl<'a> Socket<'a> {
         let (start, len) = (repr.seq_number, repr.segment_len());
         let end = start + len;
         let (sent_ack, sent_window) = (repr.ack_number, repr.window_len);
+        let is_syn = repr.control == TcpControl::Syn;
         if len > 0 {
             if repr.control == TcpControl::Syn {
                 self.syn_sent_at = (self.rtte.timeouts() == 0).then_some(cx.now());
@@ -2659,6 +2705,11 @@ impl<'a> Socket<'a> {
         self.remote_last_seq = self.remote_last_seq.max(end);
         self.remote_last_ack = sent_ack;
         self.remote_last_win = sent_window;
+        self.promise(if is_syn {
+            sent_window as usize
+        } else {
+            (sent_window as usize) << self.remote_win_shift
+        });
 
         if len > 0 && !self.timer.is_retransmit() {
             // RFC 6298 (5.1) Every time a packet containing data is sent (including a

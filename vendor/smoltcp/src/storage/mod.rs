@@ -6,11 +6,9 @@ or `alloc` crates being available, and heap-allocated memory.
 */
 
 mod assembler;
-mod packet_buffer;
 mod ring_buffer;
 
 pub use self::assembler::Assembler;
-pub use self::packet_buffer::{PacketBuffer, PacketMetadata};
 pub use self::ring_buffer::RingBuffer;
 
 /// A trait for setting a value to a known state.

@@ -26,6 +26,11 @@ use super::{Empty, Full};
 #[derive(Debug)]
 pub struct RingBuffer<'a, T: 'a> {
     storage: ManagedSlice<'a, T>,
+    /// How many elements it may hold. A growing buffer has storage only for what it ever held.
+    limit: usize,
+    /// Where the limit ends.
+    ceiling: usize,
+    growing: bool,
     read_at: usize,
     length: usize,
 }
@@ -38,10 +43,60 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     where
         S: Into<ManagedSlice<'a, T>>,
     {
+        let storage = storage.into();
         RingBuffer {
-            storage: storage.into(),
+            limit: storage.len(),
+            ceiling: storage.len(),
+            growing: false,
+            storage,
             read_at: 0,
             length: 0,
+        }
+    }
+
+    /// Create a ring buffer that gets its storage as it needs it, for at most `limit` elements. The
+    /// limit may be moved later, up to `ceiling`.
+    pub fn growing(limit: usize, ceiling: usize) -> RingBuffer<'static, T> {
+        RingBuffer {
+            storage: ManagedSlice::Owned(alloc::vec::Vec::new()),
+            limit: limit.min(ceiling),
+            ceiling,
+            growing: true,
+            read_at: 0,
+            length: 0,
+        }
+    }
+
+    /// Return the number of elements that there is storage for.
+    pub fn stored(&self) -> usize {
+        self.storage.len()
+    }
+
+    /// Return the number of elements that the limit may be moved to.
+    pub fn ceiling(&self) -> usize {
+        self.ceiling
+    }
+
+    /// Move the limit of a growing buffer. What it holds stays, even if that is more.
+    pub fn set_limit(&mut self, limit: usize) {
+        if self.growing {
+            self.limit = limit.min(self.ceiling);
+        }
+    }
+
+    /// Let go of the storage of an empty growing buffer.
+    pub fn release(&mut self) {
+        if self.growing && self.length == 0 {
+            self.storage = ManagedSlice::Owned(alloc::vec::Vec::new());
+            self.read_at = 0;
+        }
+    }
+
+    /// Begin at the start of the storage again, if nothing is there. What was written behind the end
+    /// is forgotten.
+    pub fn rewind(&mut self) {
+        if self.length == 0 {
+            self.read_at = 0;
         }
     }
 
@@ -53,7 +108,7 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
 
     /// Return the maximum number of elements in the ring buffer.
     pub fn capacity(&self) -> usize {
-        self.storage.len()
+        self.limit
     }
 
     /// Clear the ring buffer, and reset every element.
@@ -74,13 +129,16 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
 
     /// Return the number of elements that can be added to the ring buffer.
     pub fn window(&self) -> usize {
-        self.capacity() - self.len()
+        self.capacity().saturating_sub(self.len())
     }
 
     /// Return the largest number of elements that can be added to the buffer
     /// without wrapping around (i.e. in a single `enqueue_many` call).
     pub fn contiguous_window(&self) -> usize {
-        cmp::min(self.window(), self.capacity() - self.get_idx(self.length))
+        cmp::min(
+            cmp::min(self.window(), self.storage.len() - self.length),
+            self.storage.len() - self.get_idx(self.length),
+        )
     }
 
     /// Query whether the buffer is empty.
@@ -96,7 +154,7 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     /// Shorthand for `(self.read + idx) % self.capacity()` with an
     /// additional check to ensure that the capacity is not zero.
     fn get_idx(&self, idx: usize) -> usize {
-        let len = self.capacity();
+        let len = self.storage.len();
         if len > 0 {
             (self.read_at + idx) % len
         } else {
@@ -107,7 +165,7 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     /// Shorthand for `(self.read + idx) % self.capacity()` with no
     /// additional checks to ensure the capacity is not zero.
     fn get_idx_unchecked(&self, idx: usize) -> usize {
-        (self.read_at + idx) % self.capacity()
+        (self.read_at + idx) % self.storage.len()
     }
 }
 
@@ -169,6 +227,23 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     }
 }
 
+impl<'a, T: Copy + Default + 'a> RingBuffer<'a, T> {
+    /// Make sure that there is storage for `count` elements from the first one on.
+    fn reserve(&mut self, count: usize) {
+        let old = self.storage.len();
+        if !self.growing || count <= old {
+            return;
+        }
+        let new = count.max(old * 2).max(4096).min(self.limit.max(count));
+        let mut storage = alloc::vec![T::default(); new];
+        let (end, start) = self.storage.split_at(self.read_at);
+        storage[..start.len()].copy_from_slice(start);
+        storage[start.len()..old].copy_from_slice(end);
+        self.storage = ManagedSlice::Owned(storage);
+        self.read_at = 0;
+    }
+}
+
 /// This is the "continuous" ring buffer interface: it operates with element slices,
 /// and boundary conditions (empty/full) simply result in empty slices.
 impl<'a, T: 'a> RingBuffer<'a, T> {
@@ -215,8 +290,9 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     #[must_use]
     pub fn enqueue_slice(&mut self, data: &[T]) -> usize
     where
-        T: Copy,
+        T: Copy + Default,
     {
+        self.reserve(self.length + cmp::min(data.len(), self.window()));
         let (size_1, data) = self.enqueue_many_with(|buf| {
             let size = cmp::min(buf.len(), data.len());
             buf[..size].copy_from_slice(&data[..size]);
@@ -240,7 +316,7 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     where
         F: FnOnce(&'b mut [T]) -> (usize, R),
     {
-        let capacity = self.capacity();
+        let capacity = self.storage.len();
         let max_size = cmp::min(self.len(), capacity - self.read_at);
         let (size, result) = f(&mut self.storage[self.read_at..self.read_at + max_size]);
         assert!(size <= max_size);
@@ -305,8 +381,10 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
         if size > clamped_window {
             size = clamped_window
         }
+        // There may be less storage than what the limit allows.
+        size = size.min(self.storage.len().saturating_sub(self.length + offset));
         // We can't contiguously enqueue past the end of the storage.
-        let until_end = self.capacity() - start_at;
+        let until_end = self.storage.len() - start_at;
         if size > until_end {
             size = until_end
         }
@@ -320,8 +398,10 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
     #[must_use]
     pub fn write_unallocated(&mut self, offset: usize, data: &[T]) -> usize
     where
-        T: Copy,
+        T: Copy + Default,
     {
+        let end = cmp::min(offset.saturating_add(data.len()), self.window());
+        self.reserve(self.length + end);
         let (size_1, offset, data) = {
             let slice = self.get_unallocated(offset, data.len());
             let slice_len = slice.len();
@@ -361,12 +441,20 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
             size = clamped_length
         }
         // We can't contiguously dequeue past the end of the storage.
-        let until_end = self.capacity() - start_at;
+        let until_end = self.storage.len() - start_at;
         if size > until_end {
             size = until_end
         }
 
         &self.storage[start_at..start_at + size]
+    }
+
+    /// Return up to `size` allocated buffer elements from the given offset on, in their two parts.
+    #[must_use]
+    pub fn get_allocated_parts(&self, offset: usize, size: usize) -> (&[T], &[T]) {
+        let first = self.get_allocated(offset, size);
+        let rest = self.get_allocated(offset + first.len(), size - first.len());
+        (first, rest)
     }
 
     /// Read as many elements from allocated buffer elements into the given slice
@@ -410,6 +498,65 @@ impl<'a, T: 'a> From<ManagedSlice<'a, T>> for RingBuffer<'a, T> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    /// Against a queue that is obviously right.
+    #[test]
+    fn test_growing_holds_what_it_is_given() {
+        let mut state = 5_u64;
+        let mut below = |limit: usize| {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 33) as usize % limit
+        };
+        let mut ring: RingBuffer<'static, u8> = RingBuffer::growing(20_000, 100_000);
+        let mut model = std::collections::VecDeque::new();
+        let mut next = 0_u8;
+        for _ in 0..20_000 {
+            match below(6) {
+                0 | 1 => {
+                    let data: Vec<u8> = (0..below(3000))
+                        .map(|_| {
+                            next = next.wrapping_mul(31).wrapping_add(7);
+                            next
+                        })
+                        .collect();
+                    let count = ring.enqueue_slice(&data);
+                    assert_eq!(
+                        count,
+                        data.len().min(ring.capacity().saturating_sub(model.len()))
+                    );
+                    model.extend(&data[..count]);
+                }
+                2 => {
+                    // The second half comes first.
+                    let len = 2 * below(1500);
+                    if ring.window() >= len {
+                        let data: Vec<u8> = (0..len).map(|at| at as u8).collect();
+                        assert_eq!(ring.write_unallocated(len / 2, &data[len / 2..]), len / 2);
+                        assert_eq!(ring.write_unallocated(0, &data[..len / 2]), len / 2);
+                        ring.enqueue_unallocated(len);
+                        model.extend(&data);
+                    }
+                }
+                3 => {
+                    let (first, rest) = ring.get_allocated_parts(below(model.len() + 1), 5000);
+                    assert!(first.len() + rest.len() <= 5000);
+                    let mut data = vec![0; below(5000)];
+                    let count = ring.dequeue_slice(&mut data);
+                    assert_eq!(count, data.len().min(model.len()));
+                    assert!(data[..count].iter().copied().eq(model.drain(..count)));
+                }
+                4 => ring.set_limit(below(60_000)),
+                _ => {
+                    ring.release();
+                    ring.rewind();
+                }
+            }
+            assert_eq!(ring.len(), model.len());
+            assert!(ring.stored() <= 100_000);
+        }
+    }
 
     #[test]
     fn test_buffer_length_changes() {

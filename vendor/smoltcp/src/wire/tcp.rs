@@ -855,6 +855,8 @@ pub struct Repr<'a> {
     pub sack_ranges: [Option<(u32, u32)>; 3],
     pub timestamp: Option<TcpTimestampRepr>,
     pub payload: &'a [u8],
+    /// What follows `payload`: a ring buffer has its octets in two places. Empty for a received packet.
+    pub payload_rest: &'a [u8],
 }
 
 pub type TcpTimestampGenerator = fn() -> u32;
@@ -977,6 +979,7 @@ impl<'a> Repr<'a> {
             sack_ranges: sack_ranges,
             timestamp: timestamp,
             payload: packet.payload(),
+            payload_rest: &[],
         })
     }
 
@@ -1014,7 +1017,7 @@ impl<'a> Repr<'a> {
 
     /// Return the length of a packet that will be emitted from this high-level representation.
     pub fn buffer_len(&self) -> usize {
-        self.header_len() + self.payload.len()
+        self.header_len() + self.payload_len()
     }
 
     /// Emit a high-level representation into a Transmission Control Protocol packet.
@@ -1073,7 +1076,9 @@ impl<'a> Repr<'a> {
             }
         }
         packet.set_urgent_at(0);
-        packet.payload_mut()[..self.payload.len()].copy_from_slice(self.payload);
+        let (first, rest) = packet.payload_mut().split_at_mut(self.payload.len());
+        first.copy_from_slice(self.payload);
+        rest[..self.payload_rest.len()].copy_from_slice(self.payload_rest);
 
         if checksum_caps.tcp.tx() {
             packet.fill_checksum(src_addr, dst_addr)
@@ -1084,15 +1089,20 @@ impl<'a> Repr<'a> {
         }
     }
 
+    /// Return the number of octets of data.
+    pub const fn payload_len(&self) -> usize {
+        self.payload.len() + self.payload_rest.len()
+    }
+
     /// Return the length of the segment, in terms of sequence space.
     pub const fn segment_len(&self) -> usize {
-        self.payload.len() + self.control.len()
+        self.payload_len() + self.control.len()
     }
 
     /// Return whether the segment has no flags set (except PSH) and no data.
     pub const fn is_empty(&self) -> bool {
         match self.control {
-            _ if !self.payload.is_empty() => false,
+            _ if self.payload_len() != 0 => false,
             Control::Syn | Control::Fin | Control::Rst => false,
             Control::None | Control::Psh => true,
         }
@@ -1173,7 +1183,7 @@ impl<'a> fmt::Display for Repr<'a> {
             write!(f, " ack={ack_number}")?;
         }
         write!(f, " win={}", self.window_len)?;
-        write!(f, " len={}", self.payload.len())?;
+        write!(f, " len={}", self.payload_len())?;
         if let Some(max_seg_size) = self.max_seg_size {
             write!(f, " mss={max_seg_size}")?;
         }
@@ -1293,6 +1303,7 @@ mod test {
             sack_ranges: [None, None, None],
             timestamp: None,
             payload: &PAYLOAD_BYTES,
+            payload_rest: &[],
         }
     }
 

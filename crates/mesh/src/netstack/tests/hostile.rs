@@ -66,6 +66,7 @@ fn syn(source: IpAddr, port: u16) -> TcpRepr<'static> {
         sack_ranges: [None; 3],
         timestamp: None,
         payload: &[],
+        payload_rest: &[],
     }
 }
 
@@ -150,6 +151,13 @@ proptest! {
             repr.ack_number =
                 (flags & 0x10 == 0).then_some(TcpSeqNumber((i64::from(theirs) + 1 + distance(0x20)) as i32));
             repr.window_len = window;
+            // Of what was sent, of what never was, upside down, and in pieces.
+            let behind = |octets: u32| theirs.wrapping_add(octets);
+            repr.sack_ranges = [
+                Some((behind(far & 0x7ff), behind((far >> 8) & 0x7ff))),
+                (near > 0).then_some((behind(far & 0xff), behind((far & 0xff) + 1))),
+                (near < 0).then_some((far, far.wrapping_mul(31))),
+            ];
             repr.payload = &payload[..len * 600];
             stack.handle_packets(one(segment(source, destination, &repr)), now);
             now += Duration::from_millis(wait);

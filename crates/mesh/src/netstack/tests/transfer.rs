@@ -244,7 +244,7 @@ fn conversation(weather: Weather, lens: [u64; 2], pauses: [u64; 2]) {
     assert!(link.resets == 0 || weather.loss > 0 || weather.duplication > 0);
 }
 
-/// Each found a connection that stood still or lost its last byte, before `sequence.rs` was there.
+/// Each found a connection that stood still or lost its last byte, before our fork mended it.
 #[test]
 fn conversations_that_once_failed() {
     let cases = [

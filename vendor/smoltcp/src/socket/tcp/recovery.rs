@@ -177,6 +177,7 @@ impl Socket<'_> {
             });
         }
         if advanced {
+            self.tune_send_buffer();
             self.arm_probe(now);
         }
     }

@@ -26,7 +26,9 @@ const MAX_RTT_THRESH: Duration = Duration::from_millis(16);
 const MIN_RTT_DIVISOR: u32 = 8;
 const N_RTT_SAMPLE: usize = 8;
 const CSS_GROWTH_DIVISOR: usize = 4;
-const CSS_ROUNDS: u32 = 5;
+/// RFC 9406 has five; after a growth of a quarter in each of five, a queue as long as the path itself
+/// has overflowed.
+const CSS_ROUNDS: u32 = 2;
 
 #[derive(Debug)]
 pub struct Cubic {
