@@ -8,6 +8,7 @@
 //! `tests/run.rs` replays the corpus and feeds seeded mutations of it, on stable, in every CI run. The shims in
 //! `fuzz_targets/` hand the same functions to cargo-fuzz, outside this workspace since that needs a nightly compiler.
 
+pub mod aead;
 pub mod control;
 pub mod mesh;
 pub mod mutate;
@@ -29,12 +30,13 @@ const fn target(name: &'static str, run: fn(&[u8]), runs: u32) -> Target {
 }
 
 /// All surfaces.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     target("stun", mesh::stun, 200_000),
     target("disco", mesh::disco, 200_000),
     target("disco_box", mesh::disco_box, 20_000),
     target("derp_frames", mesh::derp_frames, 200_000),
     target("derp_login", mesh::derp_login, 100_000),
+    target("aead_slots", aead::slots, 5_000),
     target("ip_filter", mesh::ip_filter, 500_000),
     target("super_packet", mesh::super_packet, 100_000),
     target("netstack", mesh::netstack, 20_000),

@@ -41,9 +41,7 @@ pub(crate) fn has(kernel: Kernel) -> bool {
 pub(crate) fn pays(kernel: Kernel, slots: usize) -> bool {
     let fewest = match kernel {
         Kernel::Auto | Kernel::Ring => return false,
-        // Slower than `ring` as yet.
-        Kernel::Avx2 => usize::MAX,
-        Kernel::Avx512 => 2,
+        Kernel::Avx2 | Kernel::Avx512 => 2,
     };
     slots >= fewest && has(kernel)
 }

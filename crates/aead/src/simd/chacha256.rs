@@ -27,6 +27,7 @@ pub(super) fn pass(key: &[u32; 8], lanes: &Lanes<LANES>, blocks: &mut [[u8; 64];
     start[14] = load(&lanes.nonce_low);
     start[15] = load(&lanes.nonce_high);
     let mut state = start;
+    let turn = turns();
     let [mut p, mut q] = *beside.polys;
     let inside = beside.first.as_chunks().0.iter().zip(beside.second.as_chunks().0);
     let ends = beside
@@ -39,18 +40,22 @@ pub(super) fn pass(key: &[u32; 8], lanes: &Lanes<LANES>, blocks: &mut [[u8; 64];
     for (a, b) in inside.chain(ends) {
         let (a, b): (&[u8; 16 * UNIT], &[u8; 16 * UNIT]) = (a, b);
         let (a, b) = (a.as_chunks::<16>().0, b.as_chunks::<16>().0);
-        columns(&mut state);
+        half::<0, 0>(&mut state, turn);
         p.block(u128::from_le_bytes(a[0]));
+        half::<0, 2>(&mut state, turn);
         q.block(u128::from_le_bytes(b[0]));
-        diagonals(&mut state);
+        half::<1, 0>(&mut state, turn);
         p.block(u128::from_le_bytes(a[1]));
+        half::<1, 2>(&mut state, turn);
         q.block(u128::from_le_bytes(b[1]));
         rounds -= 1;
     }
     *beside.polys = [p, q];
     for _ in 0..rounds {
-        columns(&mut state);
-        diagonals(&mut state);
+        half::<0, 0>(&mut state, turn);
+        half::<0, 2>(&mut state, turn);
+        half::<1, 0>(&mut state, turn);
+        half::<1, 2>(&mut state, turn);
     }
     for (vector, start) in state.iter_mut().zip(&start) {
         *vector = _mm256_add_epi32(*vector, *start);
@@ -64,31 +69,53 @@ pub(super) fn pass(key: &[u32; 8], lanes: &Lanes<LANES>, blocks: &mut [[u8; 64];
     }
 }
 
+/// How bytes go to turn words by 16 and by 8 bits.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn columns(state: &mut State) {
-    for i in 0..4 {
-        quarter(state, i, 4 + i, 8 + i, 12 + i);
-    }
-}
-
-#[target_feature(enable = "avx2")]
-#[inline]
-fn diagonals(state: &mut State) {
-    for i in 0..4 {
-        quarter(state, i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4);
-    }
-}
-
-#[target_feature(enable = "avx2")]
-#[inline]
-fn quarter(s: &mut State, a: usize, b: usize, c: usize, d: usize) {
-    let by_16 = _mm256_setr_epi8(
+fn turns() -> [__m256i; 2] {
+    let mut by_16 = _mm256_setr_epi8(
         2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13,
     );
-    let by_8 = _mm256_setr_epi8(
+    let mut by_8 = _mm256_setr_epi8(
         3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14, 3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14,
     );
+    // The compiler must not know these values: it would make two shuffles of each.
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {} {} */", inout(ymm_reg) by_16, inout(ymm_reg) by_8, options(pure, nomem, nostack, preserves_flags));
+    };
+    [by_16, by_8]
+}
+
+/// Two of the four columns or, if `DIAGONAL` is 1, diagonals. Between halves goes work of the scalar units.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn half<const DIAGONAL: usize, const FROM: usize>(state: &mut State, turn: [__m256i; 2]) {
+    quarter(
+        state,
+        [
+            FROM,
+            4 + (FROM + DIAGONAL) % 4,
+            8 + (FROM + 2 * DIAGONAL) % 4,
+            12 + (FROM + 3 * DIAGONAL) % 4,
+        ],
+        turn,
+    );
+    quarter(
+        state,
+        [
+            FROM + 1,
+            4 + (FROM + 1 + DIAGONAL) % 4,
+            8 + (FROM + 1 + 2 * DIAGONAL) % 4,
+            12 + (FROM + 1 + 3 * DIAGONAL) % 4,
+        ],
+        turn,
+    );
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn quarter(s: &mut State, [a, b, c, d]: [usize; 4], [by_16, by_8]: [__m256i; 2]) {
     s[a] = _mm256_add_epi32(s[a], s[b]);
     s[d] = _mm256_shuffle_epi8(_mm256_xor_si256(s[d], s[a]), by_16);
     s[c] = _mm256_add_epi32(s[c], s[d]);

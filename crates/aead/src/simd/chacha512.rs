@@ -37,10 +37,12 @@ pub(super) fn pass(key: &[u32; 8], lanes: &Lanes<LANES>, blocks: &mut [[u8; 64];
             (&first_end[unit - inside], &second_end[unit - inside])
         };
         let (a, b) = (a.as_chunks::<16>().0, b.as_chunks::<16>().0);
-        columns(&mut state);
+        half::<0, 0>(&mut state);
+        half::<0, 2>(&mut state);
         p.block(u128::from_le_bytes(a[0]));
         q.block(u128::from_le_bytes(b[0]));
-        diagonals(&mut state);
+        half::<1, 0>(&mut state);
+        half::<1, 2>(&mut state);
         for index in 1..UNIT {
             p.block(u128::from_le_bytes(a[index]));
             q.block(u128::from_le_bytes(b[index]));
@@ -48,8 +50,10 @@ pub(super) fn pass(key: &[u32; 8], lanes: &Lanes<LANES>, blocks: &mut [[u8; 64];
     }
     *beside.polys = [p, q];
     for _ in units..10 {
-        columns(&mut state);
-        diagonals(&mut state);
+        half::<0, 0>(&mut state);
+        half::<0, 2>(&mut state);
+        half::<1, 0>(&mut state);
+        half::<1, 2>(&mut state);
     }
     for (vector, start) in state.iter_mut().zip(&start) {
         *vector = _mm512_add_epi32(*vector, *start);
@@ -59,25 +63,33 @@ pub(super) fn pass(key: &[u32; 8], lanes: &Lanes<LANES>, blocks: &mut [[u8; 64];
     }
 }
 
+/// Two of the four columns or, if `DIAGONAL` is 1, diagonals. Between halves goes work of the scalar units.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn columns(state: &mut [__m512i; 16]) {
-    for i in 0..4 {
-        quarter(state, i, 4 + i, 8 + i, 12 + i);
-    }
+fn half<const DIAGONAL: usize, const FROM: usize>(s: &mut [__m512i; 16]) {
+    quarter(
+        s,
+        [
+            FROM,
+            4 + (FROM + DIAGONAL) % 4,
+            8 + (FROM + 2 * DIAGONAL) % 4,
+            12 + (FROM + 3 * DIAGONAL) % 4,
+        ],
+    );
+    quarter(
+        s,
+        [
+            FROM + 1,
+            4 + (FROM + 1 + DIAGONAL) % 4,
+            8 + (FROM + 1 + 2 * DIAGONAL) % 4,
+            12 + (FROM + 1 + 3 * DIAGONAL) % 4,
+        ],
+    );
 }
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn diagonals(state: &mut [__m512i; 16]) {
-    for i in 0..4 {
-        quarter(state, i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4);
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn quarter(s: &mut [__m512i; 16], a: usize, b: usize, c: usize, d: usize) {
+fn quarter(s: &mut [__m512i; 16], [a, b, c, d]: [usize; 4]) {
     s[a] = _mm512_add_epi32(s[a], s[b]);
     s[d] = _mm512_rol_epi32::<16>(_mm512_xor_si512(s[d], s[a]));
     s[c] = _mm512_add_epi32(s[c], s[d]);
