@@ -154,10 +154,13 @@ fn peer_row(peer: &sandd_mesh::PeerStatus) -> Vec<String> {
 
 /// A plain WireGuard peer has an address in use, and nothing that probes it.
 fn path_text(peer: &sandd_mesh::PeerStatus) -> String {
-    match peer.path {
-        sandd_mesh::PeerPath::Direct(addr) if peer.wireguard_only => format!("wireguard-only {addr}"),
-        _ if peer.wireguard_only => "wireguard-only, has not called yet".to_owned(),
-        path => path.to_string(),
+    if !peer.wireguard_only {
+        return peer.path.to_string();
+    }
+    if let sandd_mesh::PeerPath::Direct(addr) = peer.path {
+        format!("wireguard-only {addr}")
+    } else {
+        "wireguard-only, has not called yet".to_owned()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use sandd_control_client::keys::NodePublicKey;
 use sandd_mesh::derp::{
     Frame, FrameDecoder, FrameTooLong, LoginError, MalformedFrame, PeerGoneReason, RawFrame, ServerInfo,
@@ -230,8 +230,7 @@ impl Session<'_> {
                         self.reached.insert(to);
                     }
                 }
-                // A copy, so that a packet that waits does not keep a whole read buffer alive.
-                outbox.put_packet(self.key, Bytes::copy_from_slice(packet));
+                outbox.put_packet(self.key, packet);
             }
             None if is_disco(packet) && self.may_say_not_here() => self.outbox.put_frame(&Frame::PeerGone {
                 key: to,

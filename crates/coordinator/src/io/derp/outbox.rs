@@ -3,17 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use sandd_control_client::keys::NodePublicKey;
 use sandd_mesh::derp::{Frame, append_recv_packet};
 use tokio::sync::Notify;
 
 /// Packets of WireGuard that may wait.
-const MAX_DATA: usize = 256;
+const MAX_DATA: usize = 1_024;
 /// Bytes of these.
 const MAX_DATA_BYTES: usize = 1 << 20;
 /// Packets of disco that may wait; they are few, and a path depends on each.
 const MAX_DISCO: usize = 32;
+/// An empty lane keeps a buffer of this size.
+const KEPT: usize = 128 << 10;
 /// Frames of our own that may wait.
 const MAX_FRAMES: usize = 64;
 /// How disco packets begin.
@@ -24,18 +26,46 @@ pub(super) fn is_disco(packet: &[u8]) -> bool {
     packet.starts_with(DISCO_MAGIC)
 }
 
-#[derive(Debug)]
-struct Packet {
-    from: NodePublicKey,
-    bytes: Bytes,
+/// Whole frames in one buffer, so that a packet that waits needs no allocation of its own.
+#[derive(Debug, Default)]
+struct Lane {
+    bytes: BytesMut,
+    lengths: VecDeque<usize>,
+}
+
+impl Lane {
+    fn put(&mut self, from: &NodePublicKey, packet: &[u8]) {
+        let before = self.bytes.len();
+        append_recv_packet(from, packet, &mut self.bytes);
+        self.lengths.push_back(self.bytes.len() - before);
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let oldest = self.lengths.pop_front();
+        self.bytes.advance(oldest.unwrap_or(0));
+        oldest.is_some()
+    }
+
+    /// Moves frames to `out` until it holds about `limit` bytes.
+    fn take(&mut self, out: &mut BytesMut, limit: usize) {
+        let mut run = 0;
+        while out.len() + run < limit {
+            let Some(length) = self.lengths.pop_front() else { break };
+            run += length;
+        }
+        out.extend_from_slice(&self.bytes[..run]);
+        self.bytes.advance(run);
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
+            self.bytes = BytesMut::new();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Queues {
     frames: VecDeque<BytesMut>,
-    disco: VecDeque<Packet>,
-    data: VecDeque<Packet>,
-    data_bytes: usize,
+    disco: Lane,
+    data: Lane,
     dropped: u64,
     closed: bool,
 }
@@ -53,25 +83,25 @@ impl Outbox {
     }
 
     /// A packet of another client.
-    pub(super) fn put_packet(&self, from: NodePublicKey, bytes: Bytes) {
+    pub(super) fn put_packet(&self, from: NodePublicKey, packet: &[u8]) {
         let mut queues = self.lock();
-        if is_disco(&bytes) {
-            if queues.disco.len() >= MAX_DISCO {
-                queues.disco.pop_front();
-                queues.dropped += 1;
-            }
-            queues.disco.push_back(Packet { from, bytes });
+        let disco = is_disco(packet);
+        let (most, most_bytes) = if disco {
+            (MAX_DISCO, usize::MAX)
         } else {
-            while queues.data.len() >= MAX_DATA || queues.data_bytes + bytes.len() > MAX_DATA_BYTES {
-                let Some(oldest) = queues.data.pop_front() else {
-                    break;
-                };
-                queues.data_bytes -= oldest.bytes.len();
-                queues.dropped += 1;
-            }
-            queues.data_bytes += bytes.len();
-            queues.data.push_back(Packet { from, bytes });
+            (MAX_DATA, MAX_DATA_BYTES)
+        };
+        let Queues {
+            disco: probes,
+            data,
+            dropped,
+            ..
+        } = &mut *queues;
+        let lane = if disco { probes } else { data };
+        while (lane.lengths.len() >= most || lane.bytes.len() + packet.len() > most_bytes) && lane.drop_oldest() {
+            *dropped += 1;
         }
+        lane.put(&from, packet);
         drop(queues);
         self.bell.notify_one();
     }
@@ -92,17 +122,11 @@ impl Outbox {
     pub(super) fn take(&self, out: &mut BytesMut, limit: usize) -> bool {
         let mut queues = self.lock();
         while out.len() < limit {
-            if let Some(frame) = queues.frames.pop_front() {
-                out.extend_from_slice(&frame);
-            } else if let Some(packet) = queues.disco.pop_front() {
-                append_recv_packet(&packet.from, &packet.bytes, out);
-            } else if let Some(packet) = queues.data.pop_front() {
-                queues.data_bytes -= packet.bytes.len();
-                append_recv_packet(&packet.from, &packet.bytes, out);
-            } else {
-                break;
-            }
+            let Some(frame) = queues.frames.pop_front() else { break };
+            out.extend_from_slice(&frame);
         }
+        queues.disco.take(out, limit);
+        queues.data.take(out, limit);
         !queues.closed
     }
 
@@ -136,18 +160,18 @@ mod tests {
     fn the_oldest_goes_and_disco_has_room_of_its_own() {
         let from = NodePublicKey::from_bytes([1; 32]);
         let outbox = Outbox::default();
-        let disco = Bytes::from([DISCO_MAGIC, &[0; 40]].concat());
-        outbox.put_packet(from, disco.clone());
+        let disco = [DISCO_MAGIC, &[0; 40]].concat();
+        outbox.put_packet(from, &disco);
         for _ in 0..MAX_DATA + 5 {
-            outbox.put_packet(from, Bytes::from(vec![4; 100]));
+            outbox.put_packet(from, &[4; 100]);
         }
         assert_eq!(outbox.dropped(), 5);
         assert_eq!(drain(&outbox), MAX_DATA * (5 + 32 + 100) + 5 + 32 + disco.len());
         for _ in 0..MAX_DATA {
-            outbox.put_packet(from, Bytes::from(vec![4; 60_000]));
+            outbox.put_packet(from, &[4; 60_000]);
         }
         assert!(drain(&outbox) <= MAX_DATA_BYTES + MAX_DATA * 37);
-        assert_eq!(outbox.lock().data_bytes, 0);
+        assert!(outbox.lock().data.bytes.capacity() <= KEPT);
     }
 
     #[test]
@@ -155,7 +179,7 @@ mod tests {
         let from = NodePublicKey::from_bytes([1; 32]);
         let outbox = Outbox::default();
         for _ in 0..3 {
-            outbox.put_packet(from, Bytes::from(vec![4; 100]));
+            outbox.put_packet(from, &[4; 100]);
         }
         outbox.put_frame(&Frame::KeepAlive);
         let mut out = BytesMut::new();
