@@ -26,7 +26,7 @@ const VNET: VnetHeader = VnetHeader {
 fn super_packet() -> Vec<u8> {
     let mut tcp = vec![200, 1, 100, 1, 0, 0, 0, 9, 0, 0, 0, 7, 0x80, 0x10, 2, 0, 0, 0, 0, 0];
     tcp.extend([1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
-    tcp.extend((0..SEGMENTS * SIZE).map(|at| (at * 31 >> 5) as u8));
+    tcp.extend((0..SEGMENTS * SIZE).map(|at| ((at * 31) >> 5) as u8));
     let (src, dst) = ([100, 64, 0, 1].into(), [100, 64, 0, 2].into());
     encode_ip(src, dst, 6, &tcp).unwrap_or_default()
 }

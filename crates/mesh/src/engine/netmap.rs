@@ -14,7 +14,7 @@ use super::{Engine, Output, new_tx};
 use crate::event::MeshEvent;
 use crate::magic_dns::NameTable;
 use crate::path::agent::PathAgent;
-use crate::path::mtu::PathMtu;
+use crate::path::mtu::{BASE, PathMtu};
 
 /// When so many peers leave at once, their room in the tables is given back.
 const MANY: usize = 256;
@@ -152,6 +152,11 @@ impl Engine {
     fn remove_peer(&mut self, id: NodeId) {
         self.remove_routes(id);
         let Some(mut peer) = self.peers.remove(&id) else { return };
+        // Its addresses may be another peer's next.
+        if peer.told_mtu != BASE {
+            let addresses = peer.node.ips().collect();
+            self.outputs.push_back(Output::PeerMtu { addresses, mtu: BASE });
+        }
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.release(&mut self.indices);
         }
