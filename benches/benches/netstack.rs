@@ -7,6 +7,7 @@
 mod harness;
 
 use std::future::Future;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const PORT: u16 = 5201;
 const MTU: usize = 1280;
+
+macro_rules! say {
+    ($($part:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
 
 /// Two stacks, and the invented time.
 struct Pair {
@@ -124,7 +131,7 @@ fn in_memory(name: &str, mut carry: Carry, duration: Duration) {
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    println!("{name:<44} {:6.2} Gbit/s", received as f64 * 8e-9 / seconds);
+    say!("{name:<44} {:6.2} Gbit/s", received as f64 * 8e-9 / seconds);
 }
 
 /// Mbit/s of one stream over a path of 1 Gbit/s and 20 ms.
@@ -195,7 +202,7 @@ fn idle_connections(count: usize) {
         pair.exchange(&mut carry);
     }
     let used = harness::resident_kib().saturating_sub(before);
-    println!(
+    say!(
         "{count} idle connections, both ends: {:.1} KiB an end",
         used as f64 / count as f64 / 2.0
     );
@@ -211,7 +218,7 @@ fn main() {
     in_memory("super-packets, handed over whole", Carry::whole(), run);
     in_memory("super-packets, split and joined between", Carry::joined(), run);
     in_memory("super-packets, split, segments alone", Carry::split(), run);
-    println!(
+    say!(
         "\n1 Gbit/s, 20 ms, one stream, {} s, Mbit/s:",
         virtual_time.as_secs_f64()
     );
@@ -221,9 +228,9 @@ fn main() {
                 .map(|seed| over_path(Duration::from_millis(buffer), loss, 1 + 10 * seed, virtual_time))
                 .map(|rate| format!("{rate:7.1}"))
                 .collect();
-            println!("buffer {buffer:2} ms, loss {:4.1} %: {}", loss * 100.0, runs.join(" "));
+            say!("buffer {buffer:2} ms, loss {:4.1} %: {}", loss * 100.0, runs.join(" "));
         }
     }
-    println!();
+    say!("");
     idle_connections(if full { 1_000 } else { 10 });
 }

@@ -1,7 +1,8 @@
 //! The userspace TCP/IP stack: what a node speaks TCP, UDP and ICMP echo with when it has no kernel device.
 //!
 //! It stands at the inner end of a packet's way: outward `net/*` → [`Stack`] → engine, inward
-//! engine → [`Stack`] → `net/*`. One packet is one whole IP packet in a [`PacketBuf`](crate::packet::PacketBuf).
+//! engine → [`Stack`] → `net/*`. One packet is one whole IP packet, or a
+//! super-packet of up to 45 segments with a [`VnetHeader`](crate::packet::vnet::VnetHeader).
 //! Nothing that comes in is ever dialled to the host: a segment finds a socket of this stack, or is answered with RST
 //! or "port unreachable", or is dropped and counted.
 //!
@@ -14,9 +15,9 @@
 //!
 //!   ```text
 //!   let mut stack = shared.lock();
-//!   stack.handle_packets(batch_from_engine, now);      // may be left out when there is none
+//!   stack.handle_packet(packet, verified, now);        // for each that came, joined or alone
 //!   stack.poll(now);                                   // timers, and what the sockets' owners asked for
-//!   while let Some(packet) = stack.poll_transmit() { out.push(packet) }
+//!   while let Some((offload, packet)) = stack.poll_transmit_super() { send(&offload, &packet); stack.recycle(packet) }
 //!   let deadline = stack.poll_timeout();               // None: nothing is due, sleep until woken
 //!   drop(stack);                                       // wakes the sockets' owners, after unlocking
 //!   ```

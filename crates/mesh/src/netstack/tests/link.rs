@@ -217,8 +217,8 @@ impl Link {
                 self.polls_without_progress = 0;
             }
             if !self.joins {
-                for mut packet in packets {
-                    stack.handle_packet(&mut packet, false, now);
+                for packet in packets {
+                    stack.handle_packet(&packet, false, now);
                 }
                 continue;
             }
