@@ -143,6 +143,11 @@ impl Engine {
         &mut self.queue
     }
 
+    /// Datagrams that a full queue has cost.
+    pub(crate) fn queue_dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+
     /// The next thing to do.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -16,6 +16,8 @@ const MAX_SEGMENTS: usize = 64;
 const OPEN: usize = 8;
 /// Emptied buffers kept for the next batches.
 const SPARE: usize = 8;
+/// Batches that wait at most while the kernel takes none; the oldest goes first.
+const MAX_BATCHES: usize = 4_096;
 /// From here on a batch is given a whole buffer at once, because it will grow.
 const BULK: usize = 8;
 
@@ -100,6 +102,7 @@ pub(crate) struct Run {
 pub(crate) struct SendQueue {
     batches: VecDeque<SendBatch>,
     spare: Vec<Vec<u8>>,
+    dropped: u64,
 }
 
 impl SendQueue {
@@ -112,6 +115,11 @@ impl SendQueue {
     /// Batches that wait.
     pub(crate) fn len(&self) -> usize {
         self.batches.len()
+    }
+
+    /// Datagrams that were pushed out by later ones.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Room for the first datagrams of `run`, one at least, to be written at once: the slots and how many they are. What
@@ -174,7 +182,11 @@ impl SendQueue {
     }
 
     fn open(&mut self, run: &Run) -> (usize, usize) {
-        let whole = (MAX_BYTES / run.stride).max(1).min(MAX_SEGMENTS);
+        if self.batches.len() >= MAX_BATCHES {
+            self.dropped += self.batches.front().map_or(0, |batch| batch.count as u64);
+            self.pop();
+        }
+        let whole = (MAX_BYTES / run.stride).clamp(1, MAX_SEGMENTS);
         let bytes = if run.count >= BULK {
             self.spare.pop().unwrap_or_else(|| vec![0; MAX_BYTES])
         } else {

@@ -322,12 +322,13 @@ impl Driver {
     fn note_unsent(&mut self, unsent: Vec<Unsent>, now: Instant) {
         for Unsent { to, datagram, error } in unsent {
             tracing::trace!(%error, %to, "datagrams not sent");
-            match error.kind() {
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                    self.engine.handle_unreachable(to, now);
-                }
-                _ if too_big(&error) => self.engine.handle_too_big(to, datagram, now),
-                _ => {}
+            if matches!(
+                error.kind(),
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+            ) {
+                self.engine.handle_unreachable(to, now);
+            } else if too_big(&error) {
+                self.engine.handle_too_big(to, datagram, now);
             }
         }
     }

@@ -35,6 +35,8 @@ pub(crate) struct UdpSockets {
     port: u16,
     buffers: [Box<[u8]>; RECV_SLOTS],
     blocked_v6: bool,
+    /// Segmented sends arrive as they were written.
+    sound: bool,
 }
 
 impl UdpSockets {
@@ -53,6 +55,7 @@ impl UdpSockets {
             port,
             buffers: std::array::from_fn(|_| vec![0; RECV_BUFFER].into_boxed_slice()),
             blocked_v6: false,
+            sound: buffers::segments_soundly(),
         })
     }
 
@@ -128,7 +131,8 @@ impl UdpSockets {
             let Some(family) = self.family(to) else {
                 return Err(io::Error::from(io::ErrorKind::NetworkUnreachable));
             };
-            let segments = family.state.max_gso_segments().max(1).min(batch.count());
+            let segments = if self.sound { family.state.max_gso_segments() } else { 1 };
+            let segments = segments.max(1).min(batch.count());
             let contents = batch.contents();
             let transmit = Transmit {
                 destination: to,

@@ -69,7 +69,8 @@ impl Driver {
     fn counters(&self) -> Counters {
         let drops = self.derp.drops();
         let mut counters = self.engine.counters();
-        counters.dropped_queue_full += drops.sent + drops.received + self.device.refused();
+        counters.dropped_queue_full +=
+            self.engine.queue_dropped() + drops.sent + drops.received + self.device.refused();
         counters
     }
 
