@@ -82,7 +82,7 @@ impl Key {
 
     fn seal_with(&self, kernel: Kernel, slots: &mut Slots<'_>) {
         let equal = slots.equal();
-        let batched = if simd::pays(kernel, equal) { equal } else { 0 };
+        let batched = simd::batch(kernel, equal);
         let mut starts = [0; MAX_SLOTS];
         for from in (0..batched).step_by(MAX_SLOTS) {
             let to = batched.min(from + MAX_SLOTS);
@@ -105,22 +105,20 @@ impl Key {
             starts[wanted] = slots.start(index);
             wanted += 1;
         }
-        if !simd::pays(kernel, wanted) {
-            return self.open_each(slots, candidates);
-        }
+        let batched = simd::batch(kernel, wanted);
         let body = slots.body();
-        let right = simd::open(kernel, &self.0.words, slots.bytes(), &starts[..wanted], body);
-        let mut authentic = 0;
+        let right = simd::open(kernel, &self.0.words, slots.bytes(), &starts[..batched], body);
+        let (mut authentic, mut others) = (0, candidates);
         let indices = (0..equal).filter(|index| candidates >> index & 1 == 1);
-        for (order, index) in indices.enumerate() {
+        for (order, index) in indices.take(batched).enumerate() {
+            others &= !(1 << index);
             if right >> order & 1 == 1 {
                 authentic |= 1 << index;
             } else {
                 slots.slot(index)[HEADER..HEADER + body].fill(0);
             }
         }
-        let ragged = u64::MAX.checked_shl(equal as u32).unwrap_or(0);
-        authentic | self.open_each(slots, candidates & ragged)
+        authentic | self.open_each(slots, others)
     }
 
     fn open_each(&self, slots: &mut Slots<'_>, candidates: u64) -> u64 {

@@ -7,15 +7,15 @@ pub(crate) fn has(kernel: Kernel) -> bool {
     matches!(kernel, Kernel::Auto | Kernel::Ring)
 }
 
-/// Whether `kernel` is faster than one slot at a time for `slots` of them.
-pub(crate) fn pays(_kernel: Kernel, _slots: usize) -> bool {
-    false
+/// How many of so many slots `kernel` is faster for than one at a time.
+pub(crate) fn batch(_kernel: Kernel, _slots: usize) -> usize {
+    0
 }
 
-/// Never called, since no kernel pays.
+/// Never called with slots, since no batch is made.
 pub(crate) fn seal(_kernel: Kernel, _key: &[u32; 8], _bytes: &mut [u8], _starts: &[usize], _body: usize) {}
 
-/// Never called, since no kernel pays.
+/// Never called with slots, since no batch is made.
 pub(crate) fn open(_kernel: Kernel, _key: &[u32; 8], _bytes: &mut [u8], _starts: &[usize], _body: usize) -> u64 {
     0
 }

@@ -37,13 +37,12 @@ pub(crate) fn has(kernel: Kernel) -> bool {
     }
 }
 
-/// Whether `kernel` is there, and faster than one slot at a time for so many slots.
-pub(crate) fn pays(kernel: Kernel, slots: usize) -> bool {
-    let fewest = match kernel {
-        Kernel::Auto | Kernel::Ring => return false,
-        Kernel::Avx2 | Kernel::Avx512 => 2,
-    };
-    slots >= fewest && has(kernel)
+/// How many of so many slots `kernel` is faster for than one at a time: pairs, so not the last of an odd count.
+pub(crate) fn batch(kernel: Kernel, slots: usize) -> usize {
+    match kernel {
+        Kernel::Avx2 | Kernel::Avx512 if has(kernel) => slots / 2 * 2,
+        Kernel::Auto | Kernel::Ring | Kernel::Avx2 | Kernel::Avx512 => 0,
+    }
 }
 
 /// Seals equal slots of `body` bytes between header and tag, which start at `starts`; no more than
@@ -56,6 +55,9 @@ pub(crate) fn seal(kernel: Kernel, key: &[u32; 8], bytes: &mut [u8], starts: &[u
 
 /// Opens such slots; bit `i` is set if the tag of the slot at `starts[i]` was right.
 pub(crate) fn open(kernel: Kernel, key: &[u32; 8], bytes: &mut [u8], starts: &[usize], body: usize) -> u64 {
+    if starts.is_empty() {
+        return 0;
+    }
     let mut run = Run { bytes, starts, body };
     let tags = go(kernel, key, &mut run, Direction::Open);
     tags.compare(run.bytes)
@@ -66,7 +68,7 @@ fn go<'a>(kernel: Kernel, key: &[u32; 8], run: &mut Run<'a>, direction: Directio
         // SAFETY: the processor has just been asked.
         return unsafe { go512(key, run, direction) };
     }
-    assert!(has(Kernel::Avx2), "no kernel pays that the processor lacks");
+    assert!(has(Kernel::Avx2), "no batch is made that the processor lacks");
     // SAFETY: the processor has just been asked.
     unsafe { go256(key, run, direction) }
 }
