@@ -19,6 +19,7 @@ use crate::io::reach::{self, Reach};
 use crate::io::udp::UdpSockets;
 use crate::mesh::{Mesh, Shared, Sockets};
 use crate::netstack::{SharedStack, StackConfig};
+use crate::path::mtu::BASE;
 
 /// Port of stock clients, so that firewall rules written for them fit.
 pub const DEFAULT_PORT: u16 = 41_641;
@@ -92,8 +93,8 @@ impl MeshBuilder {
         self
     }
 
-    /// Largest packet on the mesh in bytes, 1280 to 8900; other values are brought into this range. The path to a peer
-    /// starts with 1280, and is raised up to here as far as it proves to carry.
+    /// Largest packet through a TUN device in bytes, 1280 to 8900; other values are brought into this range. The path to a
+    /// peer starts with 1280, and is raised up to here as far as it proves to carry. The userspace stack sends 1280.
     pub fn mtu(mut self, bytes: usize) -> Self {
         self.mtu = bytes.clamp(*MTU_RANGE.start(), *MTU_RANGE.end());
         self
@@ -179,11 +180,17 @@ impl MeshBuilder {
             sockets,
             control: control.clone(),
         };
+        // The userspace stack sends what every path carries: nothing larger need be looked for.
+        let mtu = match &shared.sockets {
+            Sockets::Userspace(_) => BASE,
+            #[cfg(feature = "tun")]
+            Sockets::Kernel => self.mtu,
+        };
         let driver = Driver {
             engine: Engine::new(
                 &control.node_key(),
                 disco_key,
-                self.mtu,
+                mtu,
                 crate::wg::Clock::new(SystemTime::now(), Instant::now()),
             ),
             udp,
@@ -196,6 +203,7 @@ impl MeshBuilder {
             events: event_sender,
             snapshot: snapshot_sender,
             reach,
+            runtime: tokio::runtime::Handle::current(),
             state: State::new(),
         };
         // Ends when the last handle drops the command channel.
@@ -217,10 +225,7 @@ impl MeshBuilder {
         }
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
-        let stack = SharedStack::new(
-            StackConfig::new(crate::path::mtu::BASE),
-            Arc::new(move || waker.notify_one()),
-        );
+        let stack = SharedStack::new(StackConfig::new(BASE), Arc::new(move || waker.notify_one()));
         Ok((Device::userspace(stack.clone(), wake), Sockets::Userspace(stack)))
     }
 }

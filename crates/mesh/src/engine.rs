@@ -223,6 +223,11 @@ impl Engine {
         self.device_routes.take_changed().then(|| self.device_routes.all())
     }
 
+    /// The device has refused some of them: the next call gives them again.
+    pub(crate) fn mark_device_routes(&mut self) {
+        self.device_routes.mark_changed();
+    }
+
     /// True while a WireGuard session with anybody stands.
     pub(crate) fn has_sessions(&self) -> bool {
         self.peers

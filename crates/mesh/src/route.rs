@@ -144,6 +144,11 @@ impl DeviceRoutes {
         self.peers.keys().copied().collect()
     }
 
+    /// They are not in force yet: the device has refused some.
+    pub(crate) fn mark_changed(&mut self) {
+        self.changed = true;
+    }
+
     /// True once after a change.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)

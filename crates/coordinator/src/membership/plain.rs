@@ -61,7 +61,7 @@ impl Membership {
         self.plain.peers.values().map(|(peer, revision)| (peer, *revision))
     }
 
-    /// Puts the peers of a document in the place of those before; on an error everything stays as it was.
+    /// Puts the peers of a document in the place of those before; on an error the peers stay as they were.
     pub(crate) fn set_plain(&mut self, document: &WireGuardPeers, now: Now) -> Result<(), WireGuardPeersError> {
         self.check_free(document)?;
         let mut next = PlainPeers::default();

@@ -91,6 +91,12 @@ impl Engine {
             peer.mtu = PathMtu::new(mtu);
             peer.ours = false;
         }
+        if peer.told_mtu != BASE && (peer.node.addresses != node.addresses || peer.mtu.inner() == BASE) {
+            // The size was that of the old addresses; the new ones are told below.
+            let addresses = peer.node.ips().collect();
+            peer.told_mtu = BASE;
+            self.outputs.push_back(Output::PeerMtu { addresses, mtu: BASE });
+        }
         peer.node = Arc::clone(node);
         self.by_key.insert(node.key, id);
         let endpoints: &[SocketAddr] = if node.expired { &[] } else { &node.endpoints };
@@ -105,6 +111,7 @@ impl Engine {
             self.outputs.push_back(Output::Event(event));
         }
         self.greet(id, is_new, restarted, now);
+        self.tell_mtu(id);
         self.after_peer(id, now);
     }
 

@@ -78,7 +78,7 @@ impl SendBatch {
             return slots.min(if fits {
                 run.count
             } else {
-                (MAX_BYTES - self.end) / run.stride
+                MAX_BYTES.saturating_sub(self.end) / run.stride
             });
         }
         // A shorter datagram may end a batch.

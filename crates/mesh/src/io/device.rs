@@ -24,6 +24,10 @@ const TURN: usize = 16;
 #[cfg(feature = "tun")]
 const TUN_BUFFER: usize = VnetHeader::LEN + 65_535;
 
+/// Reads of a kernel device that may fail in a row.
+#[cfg(feature = "tun")]
+const MAX_FAILURES: u32 = 16;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) enum Device {
@@ -50,6 +54,8 @@ pub(crate) struct Tun {
     device: TunDevice,
     joiner: Joiner,
     buffer: Box<[u8]>,
+    /// Reads that failed in a row.
+    failures: u32,
 }
 
 impl Device {
@@ -73,6 +79,7 @@ impl Device {
             device,
             joiner,
             buffer: vec![0; TUN_BUFFER].into_boxed_slice(),
+            failures: 0,
         }))
     }
 
@@ -238,9 +245,20 @@ impl Tun {
 
     fn read(&mut self, mut handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> io::Result<bool> {
         for taken in 0..TURN {
-            let Some(len) = self.device.recv_super(&mut self.buffer)? else {
-                return Ok(taken > 0);
+            let len = match self.device.recv_super(&mut self.buffer) {
+                Ok(Some(len)) => len,
+                Ok(None) => return Ok(taken > 0),
+                // One packet that the kernel could not hand over is no reason to end; a device that is gone is.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || self.failures >= MAX_FAILURES => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.failures += 1;
+                    tracing::debug!(%error, "the TUN device gave no packet");
+                    continue;
+                }
             };
+            self.failures = 0;
             let Some((header, packet)) = self.buffer[..len].split_at_checked(VnetHeader::LEN) else {
                 continue;
             };

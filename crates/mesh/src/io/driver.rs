@@ -70,6 +70,8 @@ pub(crate) struct Driver {
     pub(crate) events: broadcast::Sender<MeshEvent>,
     pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(crate) reach: Reach,
+    /// Of whoever started the node: for what is not a packet's business.
+    pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) state: State,
 }
 
@@ -240,13 +242,13 @@ impl Driver {
             ..
         } = self;
         udp.receive(|from, ecn, datagrams, stride| {
-            if stun::looks_like(datagrams) {
-                for response in datagrams.chunks(stride) {
-                    reach.handle_response(response, now);
-                }
-            } else {
-                engine.handle_udp(from, ecn, datagrams, stride, now, device);
+            let mut rest = datagrams;
+            while stun::looks_like(rest) {
+                let (response, others) = rest.split_at_mut(stride.min(rest.len()));
+                reach.handle_response(response, now);
+                rest = others;
             }
+            engine.handle_udp(from, ecn, rest, stride, now, device);
         })
     }
 

@@ -13,6 +13,7 @@ mod netlink;
 #[cfg_attr(not(target_os = "linux"), path = "tun/queue_other.rs")]
 mod queue;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,6 +85,8 @@ struct Shared {
     queue: Queue,
     index: u32,
     set: Mutex<Configured>,
+    /// Packet sizes of peers that a task will set in a moment.
+    sizes: Mutex<BTreeMap<IpAddr, u32>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -126,6 +129,7 @@ impl TunDevice {
             queue,
             index,
             set: Mutex::new(Configured::new(u32::from(mtu))),
+            sizes: Mutex::default(),
         });
         Ok(Self {
             name,
@@ -169,11 +173,22 @@ impl TunDevice {
     /// Packets for these addresses may be so large, up to the interface's own MTU, whatever the routes around them say.
     /// Takes effect a little later; an error is told in the log, since the old size stays right.
     pub fn set_peer_mtu(&self, addresses: &[IpAddr], mtu: usize) {
-        let (addresses, mtu) = (addresses.to_vec(), u32::try_from(mtu).unwrap_or(u32::MAX));
+        let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+        let idle = {
+            let mut sizes = self.shared.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = sizes.is_empty();
+            sizes.extend(addresses.iter().map(|address| (*address, mtu)));
+            idle
+        };
+        if !idle {
+            return;
+        }
         let shared = Arc::clone(&self.shared);
         tokio::task::spawn_blocking(move || {
+            // In this order: whoever comes later finds what was told later, and the last word stands.
             let mut set = shared.set.lock().unwrap_or_else(PoisonError::into_inner);
-            for address in addresses {
+            let sizes = std::mem::take(&mut *shared.sizes.lock().unwrap_or_else(PoisonError::into_inner));
+            for (address, mtu) in sizes {
                 if let Err(error) = set.set_peer_mtu(&shared, address, mtu) {
                     tracing::debug!(%error, "a route keeps its packet size");
                 }

@@ -105,9 +105,16 @@ impl UdpSockets {
             let mut metas = [RecvMeta::default(); RECV_SLOTS];
             let mut slices = self.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
             let read = family.socket.try_io(Interest::READABLE, || {
-                family
+                let read = family
                     .state
-                    .recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas)
+                    .recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas);
+                read.map_err(|error| {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        tracing::debug!(%error, "a receive failed");
+                    }
+                    // Whatever it was: wait for the next arrival instead of asking again and again.
+                    io::Error::from(io::ErrorKind::WouldBlock)
+                })
             });
             let Ok(count) = read else { continue };
             any = true;

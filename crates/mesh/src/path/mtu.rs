@@ -18,8 +18,10 @@ const STEPS: [usize; 3] = [1_360, 1_420, 8_900];
 const TRIES: u32 = 3;
 /// Time between them.
 const TRY_AFTER: Duration = Duration::from_millis(300);
-/// What is proven is looked at again, and what is not is tried again.
-const RENEW: Duration = Duration::from_secs(600);
+/// What is proven is looked at again after this, while there is traffic: a path may have become narrower.
+const RENEW: Duration = Duration::from_secs(60);
+/// What was not answered is tried again after this.
+const RETRY: Duration = Duration::from_secs(600);
 
 /// A ping to send: padded so that its datagram is as large as that of a full packet of `inner` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(crate) struct PathMtu {
     /// Elsewhere, since most peers have none.
     trial: Option<Box<Trial>>,
     renew: Option<Instant>,
+    /// Sizes above the proven one are left alone until then.
+    above: Option<Instant>,
 }
 
 impl PathMtu {
@@ -57,6 +61,7 @@ impl PathMtu {
             path: None,
             trial: None,
             renew: None,
+            above: None,
         }
     }
 
@@ -73,6 +78,7 @@ impl PathMtu {
         self.path = path;
         self.trial = None;
         self.renew = None;
+        self.above = None;
         if path.is_some() {
             self.proven = BASE;
             self.try_above(BASE, now);
@@ -84,9 +90,7 @@ impl PathMtu {
         if inner > self.proven {
             return;
         }
-        self.proven = BASE;
-        self.trial = None;
-        self.renew = self.path.map(|_| now + RENEW);
+        self.give_up(now);
     }
 
     /// A pong to one of our probes; false when it answers something else.
@@ -114,10 +118,12 @@ impl PathMtu {
         let trial = self.trial.as_mut().filter(|trial| trial.due <= now)?;
         if trial.tries >= TRIES {
             if trial.inner <= self.proven {
-                self.proven = BASE;
+                self.give_up(now);
+            } else {
+                self.trial = None;
+                self.above = Some(now + RETRY);
+                self.renew = Some(now + self.pause());
             }
-            self.trial = None;
-            self.renew = Some(now + RENEW);
             return None;
         }
         let tx = new_tx();
@@ -137,11 +143,27 @@ impl PathMtu {
     }
 
     fn try_above(&mut self, inner: usize, now: Instant) {
+        if self.above.is_some_and(|at| at > now) {
+            self.renew = Some(now + self.pause());
+            return;
+        }
         let ceiling = self.ceiling;
         match STEPS.iter().find(|step| **step > inner && **step <= ceiling) {
             Some(step) => self.begin(*step, now),
-            None => self.renew = Some(now + RENEW),
+            None => self.renew = Some(now + self.pause()),
         }
+    }
+
+    /// Back to what every path carries.
+    fn give_up(&mut self, now: Instant) {
+        self.proven = BASE;
+        self.trial = None;
+        self.above = Some(now + RETRY);
+        self.renew = self.path.map(|_| now + RETRY);
+    }
+
+    fn pause(&self) -> Duration {
+        if self.proven > BASE { RENEW } else { RETRY }
     }
 
     fn begin(&mut self, inner: usize, now: Instant) {
@@ -197,7 +219,7 @@ mod tests {
             mtu.set_path(Some(addr(1)), now);
             let (_, sent) = play(&mut mtu, limit, now);
             assert_eq!(mtu.inner(), expected, "ceiling {ceiling}, path {limit}");
-            assert!(sent < 40, "{sent} probes in an hour");
+            assert!(sent < 90, "{sent} probes in an hour");
         }
     }
 

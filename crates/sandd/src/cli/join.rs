@@ -45,7 +45,7 @@ pub(super) struct TunnelArgs {
     /// UDP port to try first; any free one when it is taken
     #[arg(long, value_name = "PORT", default_value_t = sandd_mesh::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     tunnel_port: u16,
-    /// Largest packet on the mesh; paths start with 1280 and are raised as far as they prove to carry
+    /// Largest packet through --tunnel-tun; paths start with 1280 and are raised as far as they prove to carry
     #[arg(long, value_name = "BYTES", default_value_t = u16::try_from(sandd_mesh::DEFAULT_MTU).unwrap_or(u16::MAX), value_parser = clap::value_parser!(u16).range(1280..=8900))]
     tunnel_mtu: u16,
     /// Keep no state and be forgotten after the end; a key is needed at each start

@@ -40,7 +40,7 @@ impl Driver {
             self.reach.set_map(Arc::clone(&map));
             let (answer, resolving) = oneshot::channel();
             // Ends by itself when the answer is no longer wanted or the system's DNS gives up.
-            tokio::spawn(async move {
+            self.runtime.spawn(async move {
                 let _ = answer.send(resolve::stun_servers(map).await);
             });
             self.state.resolving = Some(resolving);
@@ -49,7 +49,8 @@ impl Driver {
         let routes = self.engine.take_device_routes();
         let moved = update.delta.self_node || routes.is_some();
         if moved && let Err(error) = self.device.configure(&own, routes.as_deref()).await {
-            let reason = format!("the device cannot be configured: {error}");
+            self.engine.mark_device_routes();
+            let reason = format!("the device cannot be configured: {error}; it is tried again with the next change");
             self.tell(MeshEvent::NeedsAttention { reason });
         }
         self.publish_snapshot(Some(update.cached));

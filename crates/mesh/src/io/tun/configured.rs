@@ -69,7 +69,9 @@ impl Configured {
         }
         let Self { addresses, routes, .. } = self;
         routes.retain(|route, _| has_source(addresses, route));
-        Ok(())
+        // Those that had no source before, and those that failed.
+        let prefixes = self.prefixes.clone();
+        self.set_routes(shared, prefixes)
     }
 
     pub(super) fn set_routes(&mut self, shared: &Shared, prefixes: Vec<IpNet>) -> io::Result<()> {
@@ -90,9 +92,11 @@ impl Configured {
             }
             stays
         });
-        wanted
-            .into_iter()
-            .try_for_each(|(route, mtu)| self.route(shared, route, mtu))
+        let mut result = Ok(());
+        for (route, mtu) in wanted {
+            result = result.and(self.route(shared, route, mtu));
+        }
+        result
     }
 
     pub(super) fn set_peer_mtu(&mut self, shared: &Shared, address: IpAddr, mtu: u32) -> io::Result<()> {

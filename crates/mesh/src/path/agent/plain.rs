@@ -1,6 +1,7 @@
 //! The path to a plain WireGuard peer: no disco, no relay, nothing to ask. It is where the coordinator says, and then
 //! wherever the last authenticated packet came from, as the WireGuard paper has it (section 2.1).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::{PathAction, PathAgent, State, TxId};
@@ -17,10 +18,9 @@ impl PathAgent {
 
     /// What the coordinator says. A list that is another one than before replaces what was heard since.
     pub(super) fn set_plain_endpoints(&mut self, endpoints: &[SocketAddr]) {
-        let same = endpoints.len() == self.candidates.len()
-            && endpoints
-                .iter()
-                .all(|endpoint| self.candidates.get(*endpoint).is_some());
+        let wanted: BTreeSet<SocketAddr> = endpoints.iter().copied().collect();
+        let same = wanted.len() == self.candidates.len()
+            && wanted.iter().all(|endpoint| self.candidates.get(*endpoint).is_some());
         if same {
             return;
         }
@@ -30,7 +30,11 @@ impl PathAgent {
         }
         match endpoints.first() {
             Some(first) => self.follow(*first),
-            None => self.state = State::Relay,
+            None if self.best().is_some() => {
+                self.state = State::Relay;
+                self.actions.push_back(PathAction::Changed(None));
+            }
+            None => {}
         }
     }
 
