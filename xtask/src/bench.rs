@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::{
-    e2e::{sandd, succeed},
+    e2e::{release_sandd, succeed},
     peers, rivals, setup, tree,
 };
 
@@ -31,21 +31,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         "--package",
         "throughput",
     ]))?;
-    let binary = match std::env::var_os("SANDD_BIN") {
-        Some(binary) => PathBuf::from(binary),
-        None if help => PathBuf::new(),
-        None => {
-            // By itself, so that no feature of another package leaks in.
-            succeed(&mut tree::cargo(&[
-                "build",
-                "--locked",
-                "--release",
-                "--package",
-                "sandd",
-            ]))?;
-            sandd("release")?
-        }
-    };
+    let binary = if help { PathBuf::new() } else { release_sandd()? };
     let mut command = std::process::Command::new(tree::target_directory()?.join("release/throughput"));
     succeed(
         command

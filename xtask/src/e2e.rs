@@ -58,19 +58,7 @@ pub(crate) fn run(steps: &mut Steps, arguments: &[String], rivals: bool) -> Resu
 pub(crate) fn measure(arguments: &[String]) -> Result<()> {
     setup::install_missing()?;
     peers::build_missing()?;
-    let binary = match std::env::var_os("SANDD_BIN") {
-        Some(binary) => PathBuf::from(binary),
-        None => {
-            succeed(&mut tree::cargo(&[
-                "build",
-                "--locked",
-                "--release",
-                "--package",
-                "sandd",
-            ]))?;
-            sandd("release")?
-        }
-    };
+    let binary = release_sandd()?;
     let mut command = tree::cargo(&[
         "run",
         "--locked",
@@ -89,7 +77,22 @@ pub(crate) fn measure(arguments: &[String]) -> Result<()> {
     )
 }
 
-pub(crate) fn sandd(profile: &str) -> Result<PathBuf> {
+/// `SANDD_BIN`, or a release build: by itself, so that no feature of another package leaks in.
+pub(crate) fn release_sandd() -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("SANDD_BIN") {
+        return Ok(binary.into());
+    }
+    succeed(&mut tree::cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "sandd",
+    ]))?;
+    sandd("release")
+}
+
+fn sandd(profile: &str) -> Result<PathBuf> {
     Ok(tree::target_directory()?.join(profile).join("sandd"))
 }
 
