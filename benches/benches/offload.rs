@@ -36,13 +36,7 @@ fn segments() -> Vec<Vec<u8>> {
     let Ok(splitter) = Splitter::new(&VNET, &packet) else {
         return Vec::new();
     };
-    (0..splitter.count())
-        .map(|index| {
-            let mut out = vec![0; splitter.len_of(index)];
-            splitter.write(index, &mut out);
-            out
-        })
-        .collect()
+    splitter.segments().map(|segment| segment.to_vec()).collect()
 }
 
 fn checksum(criterion: &mut Criterion) {

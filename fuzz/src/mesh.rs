@@ -15,7 +15,7 @@ use sandd_mesh::packet::ip::{IpPacket, parse_quoted};
 use sandd_mesh::packet::join::Joiner;
 use sandd_mesh::packet::split::Splitter;
 use sandd_mesh::packet::vnet::VnetHeader;
-use sandd_mesh::packet::{PacketBatch, PacketBuf, ecn, too_big, tsmp};
+use sandd_mesh::packet::{PacketBuf, ecn, too_big, tsmp};
 use sandd_mesh::stun;
 
 const OWN_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
@@ -205,13 +205,7 @@ fn split(bytes: &[u8]) -> Vec<Vec<u8>> {
     let Ok(splitter) = Splitter::new(&vnet, packet) else {
         return Vec::new();
     };
-    (0..splitter.count())
-        .map(|index| {
-            let mut out = vec![0; splitter.len_of(index)];
-            splitter.write(index, &mut out);
-            out
-        })
-        .collect()
+    splitter.segments().map(|segment| segment.to_vec()).collect()
 }
 
 fn rules() -> Arc<Vec<FilterRule>> {
@@ -244,8 +238,7 @@ pub fn netstack(data: &[u8]) {
     while let Some(([high, low], tail)) = rest.split_first_chunk::<2>() {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(tail.len());
         let (packet, tail) = tail.split_at(length);
-        let batch: PacketBatch = std::iter::once(PacketBuf::copied_from(packet)).collect();
-        stack.handle_packets(batch, now);
+        stack.handle_packets([PacketBuf::copied_from(packet)], now);
         now += Duration::from_millis(50);
         stack.poll(now);
         rest = tail;

@@ -1,6 +1,5 @@
 //! Bytes without policy: the buffers that carry packets through the node, and checked views over them.
 
-mod batch;
 pub mod buffer;
 pub mod checksum;
 pub mod ecn;
@@ -14,5 +13,4 @@ pub mod vnet;
 #[cfg(test)]
 pub(crate) mod reference;
 
-pub use batch::PacketBatch;
 pub use buffer::PacketBuf;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{PingError, TcpListener, TcpStream, UdpSocket};
 use crate::netstack::{SharedStack, StackConfig};
-use crate::packet::PacketBatch;
+use crate::packet::PacketBuf;
 
 const PORT: u16 = 8765;
 
@@ -62,10 +62,10 @@ fn pair() -> Pair {
 async fn drive(
     stack: SharedStack,
     wake: Arc<Notify>,
-    mut receiver: mpsc::Receiver<PacketBatch>,
-    sender: mpsc::Sender<PacketBatch>,
+    mut receiver: mpsc::Receiver<Vec<PacketBuf>>,
+    sender: mpsc::Sender<Vec<PacketBuf>>,
 ) {
-    let mut inbound = PacketBatch::new();
+    let mut inbound = Vec::<PacketBuf>::new();
     loop {
         let permit = sender.try_reserve().ok();
         let line_is_full = permit.is_none();
@@ -75,7 +75,7 @@ async fn drive(
             stack.handle_packets(std::mem::take(&mut inbound), now);
             stack.poll(now);
             if let Some(permit) = permit {
-                let batch: PacketBatch = std::iter::from_fn(|| stack.poll_transmit()).collect();
+                let batch: Vec<PacketBuf> = std::iter::from_fn(|| stack.poll_transmit()).collect();
                 if !batch.is_empty() {
                     permit.send(batch);
                 }

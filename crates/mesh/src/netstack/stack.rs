@@ -19,9 +19,9 @@ use super::schedule::Schedule;
 use super::time_wait::TimeWait;
 use super::udp::Datagrams;
 use super::{ConnectionId, ListenerId, StackConfig, StackMetrics, UdpId};
+use crate::packet::PacketBuf;
 use crate::packet::split::Splitter;
 use crate::packet::vnet::VnetHeader;
-use crate::packet::{PacketBatch, PacketBuf};
 
 /// Segments that one connection may send before the next one gets its turn.
 const QUANTUM: usize = 32;
@@ -155,7 +155,7 @@ impl Stack {
     }
 
     /// Takes packets from the engine, in order. Answers are queued for [`poll_transmit`](Self::poll_transmit).
-    pub fn handle_packets(&mut self, packets: PacketBatch, now: Instant) {
+    pub fn handle_packets(&mut self, packets: impl IntoIterator<Item = PacketBuf>, now: Instant) {
         for packet in packets {
             self.handle_packet(&packet, false, now);
         }

@@ -185,6 +185,16 @@ impl<'a> IpPacket<'a> {
         let mut protocol = packet[6];
         let mut payload = &packet[40..];
         let mut fragment_offset = 0;
+        let finish = |protocol, payload, offset| {
+            Self::finish(
+                IpAddr::V6(src),
+                IpAddr::V6(dst),
+                protocol,
+                payload,
+                offset,
+                packet.len(),
+            )
+        };
         for _ in 0..MAX_EXTENSIONS {
             let skip = match protocol {
                 // Hop-by-hop, routing, destination options.
@@ -193,28 +203,12 @@ impl<'a> IpPacket<'a> {
                     fragment_offset = usize::from(word(payload, 2)? & 0xfff8);
                     8
                 }
-                _ => {
-                    return Self::finish(
-                        IpAddr::V6(src),
-                        IpAddr::V6(dst),
-                        protocol,
-                        payload,
-                        fragment_offset,
-                        packet.len(),
-                    );
-                }
+                _ => return finish(protocol, payload, fragment_offset),
             };
             protocol = *payload.first().ok_or(MalformedPacket)?;
             payload = payload.get(skip..).ok_or(MalformedPacket)?;
             if fragment_offset > 0 {
-                return Self::finish(
-                    IpAddr::V6(src),
-                    IpAddr::V6(dst),
-                    protocol,
-                    payload,
-                    fragment_offset,
-                    packet.len(),
-                );
+                return finish(protocol, payload, fragment_offset);
             }
         }
         Err(MalformedPacket)

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::PacketBuf;
 use super::checksum::Checksum;
 use super::ip::{IpPacket, MalformedPacket, TCP, UDP};
 use super::vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
@@ -89,11 +90,7 @@ impl<'a> Splitter<'a> {
         }
         let view = IpPacket::parse(packet)?;
         let v6 = view.src().is_ipv6();
-        let total = if v6 {
-            40 + usize::from(word(packet, 4))
-        } else {
-            usize::from(word(packet, 2))
-        };
+        let total = view.total_len();
         let packet = packet.get(..total).ok_or(MalformedPacket)?;
         let transport = total.checked_sub(view.payload().len()).ok_or(MalformedPacket)?;
         let start = usize::from(vnet.csum_start);
@@ -156,6 +153,15 @@ impl<'a> Splitter<'a> {
             Work::Copy | Work::Finish { .. } => self.packet.len(),
             Work::Segments(layout) => layout.headers + layout.payload(index, self.packet.len()).len(),
         }
+    }
+
+    /// Each packet in a buffer of its own, for where they do not go straight to their place.
+    pub fn segments(&self) -> impl Iterator<Item = PacketBuf> + '_ {
+        (0..self.count()).map(|index| {
+            let mut segment = PacketBuf::zeroed(self.len_of(index));
+            self.write(index, &mut segment);
+            segment
+        })
     }
 
     /// Writes packet `index` to `out`, which is exactly [`len_of`](Self::len_of) long, else nothing is written.

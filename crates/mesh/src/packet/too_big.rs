@@ -1,7 +1,8 @@
 //! Packets that are too large for the way ahead: the answer to their sender, and the MSS of connections that pass.
 //!
 //! Both only touch what the device gives us. The answer is RFC 1191's "fragmentation needed" or RFC 4443's "packet too
-//! big"; the clamp keeps connections of hosts behind us from ever needing it, since not every network lets it through.
+//! big". The clamp is for connections of hosts behind a node, which not every network lets that answer reach; a node
+//! forwards for nobody yet, so nothing on a packet's way calls it.
 
 use std::net::IpAddr;
 

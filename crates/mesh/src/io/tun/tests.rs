@@ -15,10 +15,10 @@ use tokio::sync::Notify;
 use super::{TunConfig, TunDevice, explain};
 use crate::net::{TcpListener, TcpStream, UdpSocket};
 use crate::netstack::{SharedStack, StackConfig};
+use crate::packet::PacketBuf;
 use crate::packet::join::Joiner;
 use crate::packet::split::Splitter;
 use crate::packet::vnet::VnetHeader;
-use crate::packet::{PacketBatch, PacketBuf};
 
 /// Set in the process that runs inside the namespace.
 const INSIDE: &str = "SANDD_TEST_INSIDE_NAMESPACE";
@@ -136,7 +136,7 @@ fn peer_behind(tun: Arc<TunDevice>, addresses: &[IpAddr]) -> SharedStack {
         loop {
             let deadline = {
                 let mut stack = shared.lock();
-                let mut batch = PacketBatch::new();
+                let mut batch = Vec::<PacketBuf>::new();
                 while let Some(len) = tun.recv_super(&mut buffer).unwrap() {
                     let (header, packet) = buffer[..len].split_at(VnetHeader::LEN);
                     let splitter = Splitter::new(&VnetHeader::parse(header).unwrap(), packet).unwrap();

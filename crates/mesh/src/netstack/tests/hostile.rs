@@ -10,7 +10,7 @@ use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNu
 
 use super::super::{Stack, StackConfig};
 use super::link::{v4, v6};
-use crate::packet::{PacketBatch, PacketBuf};
+use crate::packet::PacketBuf;
 
 const PORT: u16 = 80;
 
@@ -27,8 +27,8 @@ fn drain(stack: &mut Stack, now: Instant) -> Vec<PacketBuf> {
     std::iter::from_fn(|| stack.poll_transmit()).collect()
 }
 
-fn one(packet: PacketBuf) -> PacketBatch {
-    std::iter::once(packet).collect()
+fn one(packet: PacketBuf) -> Vec<PacketBuf> {
+    vec![packet]
 }
 
 fn ip(protocol: IpProtocol, source: IpAddr, destination: IpAddr, body: &[u8]) -> PacketBuf {
@@ -77,7 +77,7 @@ proptest! {
     fn arbitrary_bytes_never_panic(packets in vec(vec(any::<u8>(), 0..200), 0..8)) {
         let now = Instant::now();
         let mut stack = stack(now);
-        stack.handle_packets(packets.iter().map(|bytes| PacketBuf::copied_from(bytes)).collect(), now);
+        stack.handle_packets(packets.iter().map(|bytes| PacketBuf::copied_from(bytes)), now);
         drain(&mut stack, now);
     }
 
@@ -251,7 +251,7 @@ fn fragments_and_extension_headers_are_dropped() {
     fragment[..20].copy_from_slice(&header);
     let hop_by_hop = ip(IpProtocol::HopByHop, v6(1), v6(2), &[6, 0, 1, 4, 0, 0, 0, 0]);
     let cut = PacketBuf::copied_from(&segment(v4(1), v4(2), &syn(v4(1), 5000))[..30]);
-    let batch = [fragment, hop_by_hop, cut, PacketBuf::zeroed(0)].into_iter().collect();
+    let batch = [fragment, hop_by_hop, cut, PacketBuf::zeroed(0)];
     stack.handle_packets(batch, now);
     assert!(drain(&mut stack, now).is_empty());
     assert_eq!(stack.metrics().dropped_malformed, 4);

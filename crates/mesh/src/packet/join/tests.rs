@@ -22,13 +22,7 @@ fn joined(packets: &[Vec<u8>], udp: bool) -> Vec<Vec<u8>> {
 fn split(bytes: &[u8]) -> Vec<Vec<u8>> {
     let vnet = VnetHeader::parse(bytes).unwrap();
     let splitter = Splitter::new(&vnet, &bytes[VNET..]).unwrap();
-    (0..splitter.count())
-        .map(|index| {
-            let mut out = vec![0; splitter.len_of(index)];
-            splitter.write(index, &mut out);
-            out
-        })
-        .collect()
+    splitter.segments().map(|segment| segment.to_vec()).collect()
 }
 
 /// What happens to the next packet of a flow.
