@@ -173,12 +173,7 @@ impl Engine {
 
     pub(super) fn tell_mtu(&mut self, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let mtu = peer.mtu.inner();
-        if peer.told_mtu != mtu {
-            peer.told_mtu = mtu;
-            let addresses = peer.node.ips().collect();
-            self.outputs.push_back(Output::PeerMtu { addresses, mtu });
-        }
+        self.outputs.extend(peer.tell_mtu(peer.mtu.inner()));
     }
 
     fn send_disco(&mut self, id: NodeId, to: Underlay, message: &Message) {

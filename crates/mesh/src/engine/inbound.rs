@@ -126,14 +126,17 @@ impl Engine {
                 Underlay::Derp { .. } => None,
             };
             peer.path.handle_opened(direct, now);
-            let mut last = None;
+            let mut judged = Judged::default();
             for (_, slot) in slots
                 .chunks_mut(stride)
                 .enumerate()
                 .filter(|(at, _)| opened & (1 << at) != 0)
             {
                 let end = slot.len() - TAG;
-                self.deliver(id, from, ecn, &mut slot[HEADER..end], now, &mut last, overlay);
+                self.deliver(id, from, ecn, &mut slot[HEADER..end], now, &mut judged, overlay);
+            }
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.rx_bytes += judged.bytes;
             }
         }
         if established {
@@ -232,7 +235,7 @@ impl Engine {
         ecn: u8,
         body: &mut [u8],
         now: Instant,
-        last: &mut Option<Admitted>,
+        judged: &mut Judged,
         overlay: &mut impl Overlay,
     ) {
         // Nothing but padding is a keepalive.
@@ -244,8 +247,8 @@ impl Engine {
         };
         let len = view.total_len();
         let flow = Admitted::of(&view);
-        if last.is_none() || *last != flow {
-            let Some(peer) = self.peers.get_mut(&id) else { return };
+        if judged.last.is_none() || judged.last != flow {
+            let Some(peer) = self.peers.get(&id) else { return };
             if self.routes.lookup(view.src()) != Some(id) {
                 return self.counters.drop_packet(DropReason::ForeignSource);
             }
@@ -262,15 +265,13 @@ impl Engine {
             if self.filter.inbound(&view, &context, now) != Verdict::Accept {
                 return self.counters.drop_packet(DropReason::Filtered);
             }
-            *last = flow;
+            judged.last = flow;
             if let Some(outcome) = self.pings.take_reply(&view, Some(from), now) {
                 self.counters.packets_in += 1;
                 return self.outputs.push_back(Output::Ponged(outcome));
             }
         }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.rx_bytes += len as u64;
-        }
+        judged.bytes += len as u64;
         let packet = &mut body[..len];
         if !combine(packet, ecn) {
             return self.counters.drop_packet(DropReason::Congested);
@@ -278,6 +279,14 @@ impl Engine {
         self.counters.packets_in += 1;
         overlay.deliver(packet);
     }
+}
+
+/// What is known of a run so far.
+#[derive(Default)]
+struct Judged {
+    last: Option<Admitted>,
+    /// Of the packets let in.
+    bytes: u64,
 }
 
 /// A flow whose last packet was let in: what follows in the same run needs no second judgement. Only for what a filter

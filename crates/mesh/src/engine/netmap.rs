@@ -91,11 +91,9 @@ impl Engine {
             peer.mtu = PathMtu::new(mtu);
             peer.ours = false;
         }
-        if peer.told_mtu != BASE && (peer.node.addresses != node.addresses || peer.mtu.inner() == BASE) {
-            // The size was that of the old addresses; the new ones are told below.
-            let addresses = peer.node.ips().collect();
-            peer.told_mtu = BASE;
-            self.outputs.push_back(Output::PeerMtu { addresses, mtu: BASE });
+        if peer.node.addresses != node.addresses {
+            // The new ones are told below.
+            self.outputs.extend(peer.tell_mtu(BASE));
         }
         peer.node = Arc::clone(node);
         self.by_key.insert(node.key, id);
@@ -160,10 +158,7 @@ impl Engine {
         self.remove_routes(id);
         let Some(mut peer) = self.peers.remove(&id) else { return };
         // Its addresses may be another peer's next.
-        if peer.told_mtu != BASE {
-            let addresses = peer.node.ips().collect();
-            self.outputs.push_back(Output::PeerMtu { addresses, mtu: BASE });
-        }
+        self.outputs.extend(peer.tell_mtu(BASE));
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.release(&mut self.indices);
         }

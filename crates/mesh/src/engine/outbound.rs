@@ -74,9 +74,7 @@ impl Engine {
         let Ok(splitter) = Splitter::new(header, packet) else {
             return self.counters.drop_packet(DropReason::Malformed);
         };
-        for at in 0..splitter.count() {
-            let mut copy = PacketBuf::zeroed(splitter.len_of(at));
-            splitter.write(at, &mut copy);
+        for copy in splitter.segments() {
             let outcome = IpPacket::parse(&copy)
                 .ok()
                 .and_then(|view| self.pings.take_reply(&view, None, now));
@@ -94,12 +92,10 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
         peer.path.handle_sent(now);
-        if tunnel.ready(now, &mut self.sealed) {
+        if tunnel.ready(now) {
             self.seal(id, packet, ecn, now);
         } else {
-            for at in 0..packet.count() {
-                let mut copy = PacketBuf::zeroed(packet.len_of(at));
-                packet.write(at, &mut copy);
+            for copy in packet.segments() {
                 tunnel.stage(copy, now, &mut self.sealed);
             }
         }

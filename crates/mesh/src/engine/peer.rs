@@ -7,6 +7,7 @@ use std::time::Instant;
 use sandd_control_client::keys::DiscoPublicKey;
 use sandd_control_client::netmap::{Node, RegionId};
 
+use super::Output;
 use crate::disco::DiscoBox;
 use crate::path::agent::PathAgent;
 use crate::path::mtu::{BASE, PathMtu};
@@ -66,6 +67,15 @@ impl Peer {
     /// An address of the peer of this family.
     pub(crate) fn address(&self, v6: bool) -> Option<IpAddr> {
         self.node.ips().find(|ip| ip.is_ipv6() == v6)
+    }
+
+    /// What the device is to hear when packets of another size than it knows pass to these addresses.
+    pub(crate) fn tell_mtu(&mut self, mtu: usize) -> Option<Output> {
+        (self.told_mtu != mtu).then(|| {
+            self.told_mtu = mtu;
+            let addresses = self.node.ips().collect();
+            Output::PeerMtu { addresses, mtu }
+        })
     }
 
     /// Its key may be used.

@@ -1,8 +1,9 @@
 //! The loop of a node: wait for anything, feed it to the engine, carry out what the engine wants.
 //!
 //! One thread owns engine, sockets and device, and runs to completion in both directions; everybody else sends it
-//! commands over a bounded channel. Nothing here waits for anything but the sockets, so a slow coordinator or relay never
-//! holds up a packet. A full send buffer stops the reading of the device: back-pressure reaches the sender.
+//! commands over a bounded channel. A slow coordinator or relay never holds up a packet; the one thing waited for besides
+//! is the kernel, while addresses and routes of its device are set. A full send buffer stops the reading of the device:
+//! back-pressure reaches the sender.
 
 mod control;
 mod serve;

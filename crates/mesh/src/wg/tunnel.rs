@@ -126,7 +126,7 @@ impl Tunnel {
     }
 
     /// True when packets can be sealed now.
-    pub(crate) fn ready(&mut self, now: Instant, _out: &mut Vec<Vec<u8>>) -> bool {
+    pub(crate) fn ready(&mut self, now: Instant) -> bool {
         let Some(session) = self.sessions.current() else {
             return false;
         };

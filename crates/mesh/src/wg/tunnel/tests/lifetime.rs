@@ -175,7 +175,7 @@ fn a_session_is_not_used_past_its_age() {
     world.say(0, b"kept by the attacker");
     let late = world.ends[0].sent.last().unwrap().1.clone();
     world.now = now + 180 * SECOND;
-    assert!(!world.ends[0].tunnel.ready(world.now, &mut Vec::new()));
+    assert!(!world.ends[0].tunnel.ready(world.now));
     assert!(!world.deliver(1, &late), "authentic, but its keys are too old");
     let mut slot = super::world::slot_of(b"secret");
     let stride = slot.len();

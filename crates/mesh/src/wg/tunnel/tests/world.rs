@@ -119,7 +119,7 @@ impl World {
     pub(super) fn say(&mut self, at: usize, text: &[u8]) -> bool {
         let mut out = Vec::new();
         let end = &mut self.ends[at];
-        let ready = end.tunnel.ready(self.now, &mut out);
+        let ready = end.tunnel.ready(self.now);
         if ready {
             let mut slot = slot_of(text);
             let stride = slot.len();
