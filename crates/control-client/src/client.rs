@@ -152,8 +152,8 @@ impl ControlClient {
             .map_err(|_| ControlError::Stopped)
     }
 
-    /// Gives the membership up: the node ends at the coordinator, its key and the saved map are forgotten, the client
-    /// ends. The machine key stays. On an error the membership stays as it was.
+    /// Gives the membership up: the node ends at the coordinator, its key and the saved map are forgotten, on disk
+    /// too when this returns, and the client ends. The machine key stays. On an error the membership stays as it was.
     ///
     /// # Errors
     /// [`ControlError`] when the coordinator cannot be told.

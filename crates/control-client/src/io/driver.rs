@@ -67,6 +67,12 @@ pub(crate) enum Command {
     Shutdown(oneshot::Sender<()>),
 }
 
+/// Who waits for the driver's end.
+enum Farewell {
+    Logout(oneshot::Sender<Result<(), ControlError>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
 /// Why the driver turns from what it was doing.
 #[derive(Debug)]
 pub(super) enum End {
@@ -177,23 +183,26 @@ impl Driver {
                     end = self.attempt().await;
                 }
                 End::Command(Command::Logout(reply)) => {
-                    let result = self.logout().await;
-                    let left = result.is_ok();
-                    let _ = reply.send(result);
-                    if left {
-                        break None;
+                    match self.logout().await {
+                        Ok(()) => break Some(Farewell::Logout(reply)),
+                        Err(error) => {
+                            let _ = reply.send(Err(error));
+                            end = self.attempt().await;
+                        }
                     }
-                    end = self.attempt().await;
                 }
-                End::Command(Command::Shutdown(reply)) => break Some(reply),
+                End::Command(Command::Shutdown(reply)) => break Some(Farewell::Shutdown(reply)),
                 End::Abandoned => break None,
             }
         };
         self.connection = None;
         self.deliver_now();
         self.saver.finish().await;
-        if let Some(reply) = reply {
-            let _ = reply.send(());
+        // Answered only now: whoever reads the state after the answer finds what the end left.
+        match reply {
+            Some(Farewell::Logout(reply)) => drop(reply.send(Ok(()))),
+            Some(Farewell::Shutdown(reply)) => drop(reply.send(())),
+            None => {}
         }
     }
 
