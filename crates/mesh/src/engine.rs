@@ -69,6 +69,8 @@ pub(crate) enum Output {
     PeerMtu { addresses: Vec<IpAddr>, mtu: usize },
     /// A peer's address was seen that STUN did not tell: our own mapping as another destination sees it.
     Observed(SocketAddr),
+    /// A direct path owes an answer: our own mapping may be another one now.
+    Suspected,
 }
 
 /// Unknown node keys that knocked over a relay lately: a peer may be faster than its entry in the map.
@@ -286,6 +288,22 @@ impl Engine {
         for id in active {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.restart_discovery(now);
+            }
+            self.after_peer(id, now);
+        }
+    }
+
+    /// Our own network has changed: direct paths are doubted until they answer again, relays carry copies meanwhile.
+    pub(crate) fn handle_network_change(&mut self, now: Instant) {
+        let active: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in active {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.path.handle_network_change(now);
             }
             self.after_peer(id, now);
         }

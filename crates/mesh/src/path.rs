@@ -11,7 +11,10 @@
 //! pinged every second under traffic, every three seconds for 45 s after it, then left alone. **Suspect** is a direct
 //! path that owes an answer: everything is sent twice, there and over the relay, while the address is probed every
 //! 200 ms; three unanswered probes end it and the relay carries on alone. So a dead path costs no more than the
-//! moment until suspicion. A path that was quiet for long starts as suspect, because nobody knows what its NAT did.
+//! moment until suspicion. What is doubled is limited: the relay is not flooded on a mere suspicion. A path that was quiet
+//! for long starts as suspect, because nobody knows what its NAT did, and so does every path when our own network changes.
+//! **Data decides.** A path that answers pings and swallows WireGuard is found out by a question inside the tunnel and left
+//! alone for a minute.
 //!
 //! [`candidate`] ranks addresses, [`agent`] is the machine, [`mtu`] finds how large a packet the path carries. None
 //! touches a socket or a clock.

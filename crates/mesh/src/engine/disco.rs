@@ -95,7 +95,7 @@ impl Engine {
         if let Some(probe) = self
             .peers
             .get_mut(&id)
-            .and_then(|peer| peer.mtu.poll_probe(now, super::new_tx))
+            .and_then(|peer| peer.mtu.poll_probe(peer.path.last_proof(), now, super::new_tx))
         {
             self.send_mtu_probe(id, &probe);
         }
@@ -118,6 +118,8 @@ impl Engine {
                         self.send_disco(id, relay, &call);
                     }
                 }
+                PathAction::Ask => self.ask(id, now),
+                PathAction::Suspected => self.outputs.push_back(Output::Suspected),
                 PathAction::Changed(best) => self.path_changed(id, best, now),
             }
         }

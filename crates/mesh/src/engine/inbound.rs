@@ -256,6 +256,9 @@ impl Engine {
                 return self.learn_disco_key(id, key, now);
             }
             if view.protocol() == tsmp::PROTOCOL {
+                if let Some(answer) = tsmp::answer_ping(&view) {
+                    self.seal_single(id, &answer, now);
+                }
                 return;
             }
             let context = PeerContext {

@@ -14,7 +14,7 @@ use crate::packet::ip::IpPacket;
 use crate::packet::split::Splitter;
 use crate::packet::vnet::VnetHeader;
 use crate::packet::{PacketBuf, ecn, too_big, tsmp};
-use crate::path::agent::Route;
+use crate::path::agent::{Route, Spread};
 use crate::wg::PublicKey;
 use crate::wg::tunnel::{HEADER, PeerConfig, TAG, Tunnel};
 
@@ -104,11 +104,15 @@ impl Engine {
 
     /// Cuts, pads and seals straight into the datagrams that leave. The tunnel must be ready.
     pub(super) fn seal(&mut self, id: NodeId, packet: &Splitter<'_>, ecn: u8, now: Instant) {
-        let Some((first, mirror)) = self.ways_to(id) else {
+        let bytes = (0..packet.count()).map(|at| packet.len_of(at)).sum();
+        let Some((first, mirror)) = self.spread(id, bytes, now) else {
             return self.counters.drop_packet(DropReason::NoPath);
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
+        if !tunnel.ready(now) {
+            return;
+        }
         let count = packet.count();
         let mtu = self.mtu;
         let mut done = 0;
@@ -150,6 +154,31 @@ impl Engine {
             (Route::Relay, relay) => relay.map(|relay| (relay, None)),
             (Route::Direct(addr), _) => Some((Underlay::Udp(addr), None)),
             (Route::Both(addr), relay) => Some((Underlay::Udp(addr), relay)),
+        }
+    }
+
+    /// As [`Self::ways_to`] for so many bytes of data: a path under suspicion doubles a little and not a flood.
+    fn spread(&mut self, id: NodeId, bytes: usize, now: Instant) -> Option<(Underlay, Option<Underlay>)> {
+        let (first, mirror) = self.ways_to(id)?;
+        let (Some(relay), Some(peer)) = (mirror, self.peers.get_mut(&id)) else {
+            return Some((first, mirror));
+        };
+        Some(match peer.path.spread(bytes, now) {
+            Spread::Both => (first, mirror),
+            Spread::Address => (first, None),
+            Spread::Relay => (relay, None),
+        })
+    }
+
+    /// Asks a peer inside the tunnel whether data arrives.
+    pub(super) fn ask(&mut self, id: NodeId, now: Instant) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let own = self.own_ips.iter();
+        let pair = own.copied().find_map(|own| Some((own, peer.address(own.is_ipv6())?)));
+        let mut data = tsmp::PingData::default();
+        data.copy_from_slice(&super::new_tx()[..8]);
+        if let Some(question) = pair.and_then(|(own, theirs)| tsmp::encode_ping(own, theirs, data)) {
+            self.seal_single(id, &question, now);
         }
     }
 
@@ -291,7 +320,7 @@ impl Engine {
         self.outputs.push_back(Output::Event(event));
     }
 
-    fn seal_single(&mut self, id: NodeId, packet: &[u8], now: Instant) {
+    pub(super) fn seal_single(&mut self, id: NodeId, packet: &[u8], now: Instant) {
         if let Ok(splitter) = Splitter::new(&VnetHeader::default(), packet) {
             self.seal(id, &splitter, ecn::of(packet), now);
         }

@@ -193,7 +193,7 @@ impl World {
                         Output::Deliver(packet) => host.delivered.push(packet),
                         Output::Event(event) => host.events.push(event),
                         Output::Ponged(outcome) => host.outcomes.push(outcome),
-                        Output::Observed(_) | Output::PeerMtu { .. } => {}
+                        Output::Observed(_) | Output::PeerMtu { .. } | Output::Suspected => {}
                     }
                 }
             }

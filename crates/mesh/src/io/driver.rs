@@ -197,6 +197,7 @@ impl Driver {
                 if self.reach.set_interfaces(reach::interface_addresses(&own)) {
                     self.reach.kick(now);
                     self.derp.probe();
+                    self.engine.handle_network_change(now);
                 }
             }
             self.reach.leave_failing_home(now);
@@ -343,6 +344,7 @@ impl Driver {
                 Output::Event(event) => self.tell(event),
                 Output::Ponged(outcome) => self.finish_ping(outcome),
                 Output::Observed(seen) => self.reach.observe(seen, now),
+                Output::Suspected => self.reach.doubt(now),
                 Output::PeerMtu { addresses, mtu } => self.device.set_peer_mtu(&addresses, mtu),
             }
         }

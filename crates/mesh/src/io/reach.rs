@@ -23,6 +23,8 @@ const STUN_RETRY: Duration = Duration::from_millis(200);
 const STUN_TRIES: u32 = 3;
 /// All regions are measured anew.
 const FULL_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two looks because of a silent path.
+const DOUBT_GAP: Duration = Duration::from_secs(1);
 /// How often the interfaces are read.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(10);
 /// A public address that is no longer seen is still told for so long.
@@ -55,10 +57,13 @@ pub(crate) struct Reach {
     next_interfaces: Instant,
     latency: BTreeMap<RegionId, Duration>,
     mapped: BTreeMap<SocketAddr, Instant>,
+    /// How each server saw us last.
+    seen_by: BTreeMap<SocketAddr, SocketAddr>,
     interfaces: BTreeSet<IpAddr>,
     ports: (u16, Option<u16>),
     varies: Option<bool>,
     last_v4: Option<(SocketAddr, Instant)>,
+    last_doubt: Option<Instant>,
     /// Regions whose relay cannot be reached, and since when.
     failing: BTreeMap<RegionId, Instant>,
     /// Something that is told to peers or coordinator may be another than before.
@@ -87,10 +92,12 @@ impl Reach {
             next_interfaces: now,
             latency: BTreeMap::new(),
             mapped: BTreeMap::new(),
+            seen_by: BTreeMap::new(),
             interfaces: BTreeSet::new(),
             ports,
             varies: None,
             last_v4: None,
+            last_doubt: None,
             failing: BTreeMap::new(),
             changed: true,
         }
@@ -172,6 +179,9 @@ impl Reach {
     /// Addresses of the STUN servers are known now.
     pub(crate) fn set_servers(&mut self, servers: Vec<StunServer>, now: Instant) {
         self.servers = servers;
+        let asked = &self.servers;
+        self.seen_by
+            .retain(|server, _| asked.iter().any(|known| known.addr == *server));
         self.next_full = now + FULL_INTERVAL;
         self.begin(self.servers.clone(), now);
     }
@@ -180,6 +190,15 @@ impl Reach {
     pub(crate) fn kick(&mut self, now: Instant) {
         self.begin(self.servers.clone(), now);
         self.next_interfaces = now;
+    }
+
+    /// A direct path is silent: is our mapping still the one that peers were told? Asked once a second at most.
+    pub(crate) fn doubt(&mut self, now: Instant) {
+        let lately = |at: Instant| now.saturating_duration_since(at) < DOUBT_GAP;
+        if self.round.as_ref().is_none_or(|round| !lately(round.started)) && !self.last_doubt.is_some_and(lately) {
+            self.last_doubt = Some(now);
+            self.kick(now);
+        }
     }
 
     /// Interface addresses as the system has them. True when the set changed.
@@ -270,6 +289,13 @@ impl Reach {
         }
         self.note_mapping(mapped, now);
         let is_new = self.mapped.insert(mapped, now).is_none();
+        // The same server sees us elsewhere: the NAT gave up the mapping of before, and peers are to forget it.
+        let before = self.seen_by.insert(request.server.addr, mapped);
+        if let Some(dead) = before.filter(|before| *before != mapped)
+            && !self.seen_by.values().any(|seen| *seen == dead)
+        {
+            self.mapped.remove(&dead);
+        }
         self.changed |= is_new;
         is_new
     }

@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::candidate::{Candidate, Candidates, Origin, clearly_better};
 
+mod evidence;
 mod plain;
 mod probing;
 mod upkeep;
+
+use evidence::Evidence;
+pub(crate) use evidence::Spread;
 
 pub(crate) type TxId = [u8; 12];
 
@@ -25,6 +29,8 @@ const MAX_PINGS_PER_SECOND: u32 = 64;
 const PING_GAP: Duration = Duration::from_millis(200);
 /// Between two pings that answer a ping from the same address.
 const TRIGGERED_GAP: Duration = Duration::from_millis(250);
+/// Between two pings of a path that the peer itself does not use.
+const RELAYED_GAP: Duration = Duration::from_millis(500);
 /// Between two call-me-maybes to one peer.
 const CALL_GAP: Duration = Duration::from_secs(1);
 /// Pong waited for.
@@ -78,6 +84,10 @@ pub(crate) enum PathAction {
     Ping { to: SocketAddr, tx: TxId },
     /// Send our endpoints over the relay.
     CallMeMaybe,
+    /// Ask inside the tunnel, on the path in use, whether data arrives.
+    Ask,
+    /// The path in use owes an answer: our own mapping may be another one now.
+    Suspected,
     /// The route has changed for those who watch: a direct address, or the relay.
     Changed(Option<SocketAddr>),
 }
@@ -120,8 +130,8 @@ pub(crate) struct PathAgent {
     /// First packet sent since the path in use last proved itself.
     unanswered_since: Option<Instant>,
     last_proof: Option<Instant>,
-    /// Start of the running second and the pings sent in it.
-    ping_window: Option<(Instant, u32)>,
+    /// Elsewhere, since most peers have none.
+    evidence: Option<Box<Evidence>>,
 }
 
 impl PathAgent {
@@ -141,7 +151,7 @@ impl PathAgent {
             last_sent: None,
             unanswered_since: None,
             last_proof: None,
-            ping_window: None,
+            evidence: None,
         }
     }
 
@@ -160,6 +170,11 @@ impl PathAgent {
             State::Relay => None,
             State::Direct { best } | State::Suspect { best, .. } => Some(best),
         }
+    }
+
+    /// When the path in use last answered a ping or carried something authenticated.
+    pub(crate) const fn last_proof(&self) -> Option<Instant> {
+        self.last_proof
     }
 
     /// Round trip on the path in use.
@@ -243,6 +258,9 @@ impl PathAgent {
         let rtt = now.saturating_duration_since(probe.sent);
         let known = self.candidates.get_mut(probe.to)?;
         known.record_rtt(rtt, now);
+        if self.blocked(probe.to, now) {
+            return Some(probe.to);
+        }
         match self.state {
             State::Relay => self.go_direct(probe.to, now),
             State::Suspect { .. } => {
@@ -263,6 +281,9 @@ impl PathAgent {
         let was_active = self.active(now);
         self.last_sent = Some(now);
         self.unanswered_since.get_or_insert(now);
+        if !matches!(self.state, State::Relay) {
+            self.evidence.get_or_insert_default().note_sent(now);
+        }
         match self.state {
             State::Relay => {
                 let soon = now + BUSY_FOR;
@@ -286,10 +307,17 @@ impl PathAgent {
 
     /// A WireGuard packet of the peer opened; `from` is its UDP source, or nothing for the relay.
     pub(crate) fn handle_opened(&mut self, from: Option<SocketAddr>, now: Instant) {
-        let Some(from) = from else { return };
+        let Some(from) = from else {
+            // The peer does not use the direct path: does it still stand?
+            if let State::Direct { best } = self.state {
+                self.ping(best, now, RELAYED_GAP);
+            }
+            return;
+        };
         if self.plain {
             return self.follow(from);
         }
+        self.note_arrival(from);
         match self.state {
             State::Direct { best } if best == from => self.prove(now),
             State::Suspect { best, .. } if best == from => {
@@ -314,6 +342,19 @@ impl PathAgent {
     pub(crate) fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
         if !self.plain && self.best() == Some(to) && matches!(self.state, State::Direct { .. }) {
             self.suspect(now);
+        }
+    }
+
+    /// Something about our own network changed: no direct path is believed before it has answered again.
+    pub(crate) fn handle_network_change(&mut self, now: Instant) {
+        match self.state {
+            State::Direct { .. } if !self.plain && self.active(now) => {
+                self.probes.clear();
+                self.last_call = None;
+                self.suspect(now);
+                self.ping_all(now, Duration::ZERO);
+            }
+            State::Relay | State::Direct { .. } | State::Suspect { .. } => self.restart_discovery(now),
         }
     }
 
@@ -372,7 +413,8 @@ impl PathAgent {
             State::Relay => self.discovery.map(|(at, _)| at),
             State::Direct { best } => {
                 let owed = self.answer_deadline(best);
-                [self.next_heartbeat, self.next_upgrade, owed]
+                let asks = self.evidence.as_ref().and_then(|evidence| evidence.next_ask());
+                [self.next_heartbeat, self.next_upgrade, owed, asks]
                     .into_iter()
                     .flatten()
                     .min()
@@ -408,9 +450,20 @@ impl PathAgent {
                 misses: 0,
                 next_probe: now,
             };
+            self.actions.push_back(PathAction::Suspected);
             self.call(now);
             self.run_suspect(best, 0, now);
         }
+    }
+
+    /// The direct path is given up: the relay carries on alone while others are looked for.
+    fn leave(&mut self, now: Instant) {
+        self.state = State::Relay;
+        self.forget_unanswered();
+        self.next_heartbeat = None;
+        self.next_upgrade = None;
+        self.actions.push_back(PathAction::Changed(None));
+        self.start_discovery(now);
     }
 
     fn consider(&mut self, other: SocketAddr, best: SocketAddr, now: Instant) {
@@ -440,6 +493,7 @@ impl PathAgent {
         self.next_upgrade = Some(now + UPGRADE_INTERVAL);
         self.schedule_heartbeat(now);
         if before != Some(best) {
+            self.forget_unanswered();
             self.actions.push_back(PathAction::Changed(Some(best)));
         }
     }

@@ -1,5 +1,6 @@
 //! [`Candidate`]: an underlay address a peer may be reached at, and the ranking between two that work.
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -124,18 +125,44 @@ impl Candidate {
     }
 }
 
-/// True when moving from a healthy `current` to `other` is worth it.
+/// True when moving from a healthy `current` to `other` is worth it. Declared order first: inside one site beats IPv6 beats
+/// IPv4, as long as it costs little; within one class only a clear gain moves a path.
 pub(crate) fn clearly_better(other: (SocketAddr, Duration), current: (SocketAddr, Duration)) -> bool {
     let (other_addr, other_rtt) = other;
     let (current_addr, current_rtt) = current;
-    match (is_private(other_addr.ip()), is_private(current_addr.ip())) {
+    let (to, from) = (Class::of(other_addr.ip()), Class::of(current_addr.ip()));
+    match to.cmp(&from) {
         // The same local network: stay off the uplink even when it is a little slower.
-        (true, false) => return other_rtt <= current_rtt + current_rtt / 5 + GAIN_LEAST,
-        (false, true) => return other_rtt * 2 < current_rtt && other_rtt + GAIN_LEAST * 5 < current_rtt,
-        (true, true) | (false, false) => {}
+        Ordering::Greater if to == Class::Site => other_rtt <= current_rtt + current_rtt / 5 + GAIN_LEAST,
+        // No NAT in between whose mapping could end.
+        Ordering::Greater => other_rtt <= current_rtt + current_rtt / 10 + GAIN_LEAST / 2,
+        // What the order above prefers is left for much only, so that two paths do not alternate.
+        Ordering::Less => other_rtt * 2 < current_rtt && other_rtt + GAIN_LEAST * 5 < current_rtt,
+        Ordering::Equal => {
+            let gain = current_rtt.saturating_sub(other_rtt);
+            gain >= GAIN_LEAST && gain >= current_rtt / GAIN_SHARE
+        }
     }
-    let gain = current_rtt.saturating_sub(other_rtt);
-    gain >= GAIN_LEAST && gain >= current_rtt / GAIN_SHARE
+}
+
+/// Kinds of addresses, the best last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    V4,
+    V6,
+    Site,
+}
+
+impl Class {
+    fn of(ip: IpAddr) -> Self {
+        if is_private(ip) {
+            Self::Site
+        } else if ip.is_ipv6() {
+            Self::V6
+        } else {
+            Self::V4
+        }
+    }
 }
 
 /// Private, link-local or unique-local: reachable only inside one site.
@@ -167,5 +194,26 @@ mod tests {
         assert!(clearly_better(at("192.168.1.2:1", 3), at("203.0.113.1:1", 2)));
         assert!(!clearly_better(at("203.0.113.1:1", 2), at("192.168.1.2:1", 3)));
         assert!(!clearly_better(at("192.168.1.2:1", 60), at("203.0.113.1:1", 20)));
+    }
+
+    #[test]
+    fn ipv6_wins_over_ipv4_unless_it_is_slower_and_nobody_alternates() {
+        assert!(clearly_better(at("[2001:db8::1]:1", 21), at("203.0.113.1:1", 20)));
+        assert!(!clearly_better(at("[2001:db8::1]:1", 30), at("203.0.113.1:1", 20)));
+        assert!(clearly_better(at("[fd00::1]:1", 21), at("[2001:db8::1]:1", 20)));
+        let all = [
+            "192.168.1.2:1",
+            "203.0.113.1:1",
+            "203.0.113.2:1",
+            "[2001:db8::1]:1",
+            "[fd00::1]:1",
+        ];
+        for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+            for (x, y) in (1..80).flat_map(|x| (1..80).map(move |y| (x, y))) {
+                let there = clearly_better(at(a, x), at(b, y));
+                let back = clearly_better(at(b, y), at(a, x));
+                assert!(!(there && back), "{a} {x} ms and {b} {y} ms");
+            }
+        }
     }
 }

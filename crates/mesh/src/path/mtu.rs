@@ -18,8 +18,11 @@ const STEPS: [usize; 3] = [1_360, 1_420, 8_900];
 const TRIES: u32 = 3;
 /// Time between them.
 const TRY_AFTER: Duration = Duration::from_millis(300);
-/// What is proven is looked at again after this, while there is traffic: a path may have become narrower.
-const RENEW: Duration = Duration::from_secs(60);
+/// What is proven is looked at again after this, while there is traffic: a path may have become narrower and swallow what
+/// is too large for it without a word.
+const RENEW: Duration = Duration::from_secs(5);
+/// The path answered nothing at all: its size is looked at again after this.
+const SILENT: Duration = Duration::from_secs(1);
 /// What was not answered is tried again after this.
 const RETRY: Duration = Duration::from_secs(600);
 
@@ -37,6 +40,7 @@ struct Trial {
     tries: u32,
     tx: Option<TxId>,
     due: Instant,
+    begun: Instant,
 }
 
 /// See the module's text.
@@ -103,8 +107,14 @@ impl PathMtu {
         true
     }
 
-    /// The probe that is due.
-    pub(crate) fn poll_probe(&mut self, now: Instant, new_tx: fn() -> TxId) -> Option<MtuProbe> {
+    /// The probe that is due. `alive` is when the path last carried anything small: what answers nothing at all says
+    /// nothing of sizes.
+    pub(crate) fn poll_probe(
+        &mut self,
+        alive: Option<Instant>,
+        now: Instant,
+        new_tx: fn() -> TxId,
+    ) -> Option<MtuProbe> {
         let to = self.path?;
         if self.renew.is_some_and(|at| at <= now) {
             self.renew = None;
@@ -117,7 +127,10 @@ impl PathMtu {
         }
         let trial = self.trial.as_mut().filter(|trial| trial.due <= now)?;
         if trial.tries >= TRIES {
-            if trial.inner <= self.proven {
+            if trial.inner <= self.proven && alive.is_none_or(|alive| alive < trial.begun) {
+                self.trial = None;
+                self.renew = Some(now + SILENT);
+            } else if trial.inner <= self.proven {
                 self.give_up(now);
             } else {
                 self.trial = None;
@@ -172,6 +185,7 @@ impl PathMtu {
             tries: 0,
             tx: None,
             due: now,
+            begun: now,
         }));
     }
 }
@@ -193,7 +207,7 @@ mod tests {
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(3_600) {
             now = mtu.poll_timeout().unwrap_or(now + Duration::from_secs(1)).max(now);
-            if let Some(probe) = mtu.poll_probe(now, new_tx) {
+            if let Some(probe) = mtu.poll_probe(Some(now), now, new_tx) {
                 sent += 1;
                 if probe.inner <= limit {
                     assert!(mtu.handle_pong(&probe.tx, now));
@@ -219,7 +233,25 @@ mod tests {
             mtu.set_path(Some(addr(1)), now);
             let (_, sent) = play(&mut mtu, limit, now);
             assert_eq!(mtu.inner(), expected, "ceiling {ceiling}, path {limit}");
-            assert!(sent < 90, "{sent} probes in an hour");
+            assert!(sent < 800, "{sent} probes in an hour");
+        }
+    }
+
+    #[test]
+    fn a_black_hole_is_left_within_seven_seconds_and_silence_is_none() {
+        let mut mtu = PathMtu::new(1_420);
+        let start = Instant::now();
+        mtu.set_path(Some(addr(1)), start);
+        let (mut now, _) = play(&mut mtu, 1_420, start);
+        for alive in [false, true] {
+            let start = now;
+            // Nothing large comes through from here on.
+            while now < start + Duration::from_secs(7) {
+                let small = if alive { now } else { start };
+                mtu.poll_probe(Some(small), now, new_tx);
+                now += Duration::from_millis(50);
+            }
+            assert_eq!(mtu.inner(), if alive { BASE } else { 1_420 });
         }
     }
 

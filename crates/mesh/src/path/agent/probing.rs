@@ -38,13 +38,7 @@ impl PathAgent {
     }
 
     fn within_budget(&mut self, now: Instant) -> bool {
-        let second = Duration::from_secs(1);
-        let (start, sent) = match self.ping_window {
-            Some((start, sent)) if now.saturating_duration_since(start) < second => (start, sent),
-            Some(_) | None => (now, 0),
-        };
-        self.ping_window = Some((start, sent + 1));
-        sent < MAX_PINGS_PER_SECOND
+        self.evidence.get_or_insert_default().count_ping(now) <= MAX_PINGS_PER_SECOND
     }
 
     pub(super) fn call(&mut self, now: Instant) {

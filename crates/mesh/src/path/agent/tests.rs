@@ -56,7 +56,7 @@ impl Story {
             .into_iter()
             .filter_map(|action| match action {
                 PathAction::Ping { to, tx } => Some((to, tx)),
-                PathAction::CallMeMaybe | PathAction::Changed(_) => None,
+                PathAction::CallMeMaybe | PathAction::Ask | PathAction::Suspected | PathAction::Changed(_) => None,
             })
             .collect()
     }
@@ -243,4 +243,116 @@ fn pings_to_one_peer_are_bounded_in_a_second() {
         sent += story.pings().len();
     }
     assert_eq!(sent, 64);
+}
+
+/// A middlebox lets disco through and swallows WireGuard.
+#[test]
+fn a_path_that_swallows_data_is_left_for_a_minute() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    let start = story.now;
+    let (mut asked, mut left) = (0, None);
+    while left.is_none() {
+        story.agent.handle_sent(story.now);
+        for action in story.actions() {
+            match action {
+                PathAction::Ping { tx, .. } => drop(story.agent.handle_pong(tx, story.now)),
+                PathAction::Ask => asked += 1,
+                PathAction::Changed(None) => left = Some(story.now - start),
+                PathAction::CallMeMaybe | PathAction::Suspected | PathAction::Changed(_) => {}
+            }
+        }
+        story.after(50);
+        assert!(story.now < start + Duration::from_secs(20), "it is never noticed");
+    }
+    assert_eq!(asked, 3);
+    assert!(left.unwrap() < Duration::from_secs(9), "{left:?}");
+    // Its pongs do not bring it back, data does.
+    for _ in 0..500 {
+        story.agent.handle_sent(story.now);
+        story.after_answered(100);
+        assert_eq!(story.agent.route(), Route::Relay);
+    }
+    story.agent.handle_opened(Some(addr()), story.now);
+    assert_eq!(story.agent.route(), Route::Direct(addr()));
+}
+
+#[test]
+fn a_swallowing_path_is_tried_again_after_its_minute() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    while story.agent.route() != Route::Relay {
+        story.agent.handle_sent(story.now);
+        story.after_answered(50);
+    }
+    let start = story.now;
+    while story.agent.route() == Route::Relay {
+        story.agent.handle_sent(story.now);
+        story.after_answered(100);
+    }
+    let blocked = story.now - start;
+    assert!((60..67).contains(&blocked.as_secs()), "{blocked:?}");
+}
+
+#[test]
+fn a_one_way_stream_whose_questions_are_answered_keeps_its_path() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    for _ in 0..1_000 {
+        story.agent.handle_sent(story.now);
+        let actions = story.actions();
+        for action in actions {
+            match action {
+                PathAction::Ping { tx, .. } => drop(story.agent.handle_pong(tx, story.now)),
+                PathAction::Ask => story.agent.handle_opened(Some(addr()), story.now),
+                PathAction::CallMeMaybe | PathAction::Suspected | PathAction::Changed(_) => {}
+            }
+        }
+        story.after(50);
+        assert_eq!(story.agent.route(), Route::Direct(addr()));
+    }
+}
+
+#[test]
+fn suspicion_doubles_a_little_and_not_a_flood() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    story.agent.handle_sent(story.now);
+    story.after(1_100);
+    story.agent.handle_sent(story.now);
+    while !matches!(story.agent.route(), Route::Both(_)) {
+        story.after(10);
+    }
+    // A slow flow is doubled whole.
+    for _ in 0..5 {
+        assert_eq!(story.agent.spread(1_280, story.now), Spread::Both);
+    }
+    // A flood goes to the address first, to the relay once the address has missed too much.
+    let mut seen = Vec::new();
+    while matches!(story.agent.route(), Route::Both(_)) {
+        for _ in 0..20 {
+            let spread = story.agent.spread(60_000, story.now);
+            if seen.last() != Some(&spread) && spread != Spread::Both {
+                seen.push(spread);
+            }
+        }
+        story.after(10);
+    }
+    assert_eq!(seen, [Spread::Address, Spread::Relay]);
+}
+
+#[test]
+fn a_change_of_our_network_doubts_the_path_at_once() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    story.agent.handle_network_change(story.now);
+    assert_eq!(story.agent.route(), Route::Both(addr()));
+    let actions = story.actions();
+    assert!(actions.contains(&PathAction::CallMeMaybe), "{actions:?}");
+    let ping = actions.iter().find_map(|action| match action {
+        PathAction::Ping { to, tx } if *to == addr() => Some(*tx),
+        _ => None,
+    });
+    story.agent.handle_pong(ping.unwrap(), story.now);
+    assert_eq!(story.agent.route(), Route::Direct(addr()));
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{
-    DISCOVERY_IDLE, DISCOVERY_PAUSES, GOOD_ENOUGH_RTT, PING_GAP, PathAction, PathAgent, SILENCE_LIMIT, SUSPECT_AFTER,
+    DISCOVERY_IDLE, DISCOVERY_PAUSES, GOOD_ENOUGH_RTT, PING_GAP, PathAgent, SILENCE_LIMIT, SUSPECT_AFTER,
     SUSPECT_MISSES, SUSPECT_PROBE_GAP, State, UPGRADE_INTERVAL,
 };
 use crate::path::candidate::Candidate;
@@ -33,6 +33,10 @@ impl PathAgent {
     pub(super) fn run_direct(&mut self, best: SocketAddr, now: Instant) {
         if self.answer_deadline(best).is_some_and(|deadline| now >= deadline) {
             self.suspect(now);
+            return;
+        }
+        self.run_unanswered(best, now);
+        if !matches!(self.state, State::Direct { .. }) {
             return;
         }
         if self.next_heartbeat.is_some_and(|at| now >= at) {
@@ -75,12 +79,7 @@ impl PathAgent {
             if let Some(known) = self.candidates.get_mut(best) {
                 *known = Candidate::new(known.origin);
             }
-            self.state = State::Relay;
-            self.next_heartbeat = None;
-            self.next_upgrade = None;
-            self.actions.push_back(PathAction::Changed(None));
-            self.start_discovery(now);
-            return;
+            return self.leave(now);
         }
         self.force_ping(best, now);
         self.ping_all(now, PING_GAP);
