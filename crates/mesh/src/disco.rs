@@ -11,12 +11,14 @@
 //! not open. After Tailscale's `disco/disco.go`.
 
 mod envelope;
+mod features;
 mod geneve;
 mod message;
 
 pub use envelope::{DiscoBox, looks_like, sender};
+pub use features::{Features, Nat};
 pub use geneve::{GeneveHeader, GeneveProtocol};
-pub use message::{DecodeError, Features, Message, RelayEndpoint, RelayHandshake, TxId};
+pub use message::{DecodeError, Message, RelayEndpoint, RelayHandshake, TxId};
 
 #[cfg(test)]
 mod tests;

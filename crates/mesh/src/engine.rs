@@ -11,6 +11,7 @@
 //! ```
 
 mod disco;
+mod guess;
 mod identity;
 mod inbound;
 mod netmap;
@@ -40,6 +41,8 @@ use crate::route::{DeviceRoutes, RouteTable};
 use crate::wg::Clock;
 use crate::wg::index::IndexTable;
 use crate::wg::tunnel::{HEADER, TAG};
+use guess::Guessing;
+pub(crate) use guess::OpenGuess;
 use identity::Identity;
 pub(crate) use inbound::Overlay;
 use peer::Peer;
@@ -71,6 +74,10 @@ pub(crate) enum Output {
     Observed(SocketAddr),
     /// A direct path owes an answer: our own mapping may be another one now.
     Suspected,
+    /// Open sockets for port guessing.
+    OpenGuess(OpenGuess),
+    /// Close those that are left.
+    CloseGuess,
 }
 
 /// Unknown node keys that knocked over a relay lately: a peer may be faster than its entry in the map.
@@ -99,6 +106,7 @@ pub(crate) struct Engine {
     connected: BTreeSet<RegionId>,
     knocks: VecDeque<(NodePublicKey, RegionId, Instant)>,
     pings: ping::Pings,
+    guessing: Guessing,
     deadlines: BTreeSet<(Instant, NodeId)>,
     outputs: VecDeque<Output>,
     queue: SendQueue,
@@ -131,6 +139,7 @@ impl Engine {
             connected: BTreeSet::new(),
             knocks: VecDeque::new(),
             pings: ping::Pings::new(),
+            guessing: Guessing::new(),
             deadlines: BTreeSet::new(),
             outputs: VecDeque::new(),
             queue: SendQueue::default(),
@@ -158,10 +167,16 @@ impl Engine {
     /// When [`Self::handle_timeout`] is wanted next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.deadlines.first().map(|(at, _)| *at);
-        [peers, self.pings.poll_timeout(), self.identity.guard.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let guesses = self.guessing.poll_timeout();
+        [
+            peers,
+            self.pings.poll_timeout(),
+            self.identity.guard.poll_timeout(),
+            guesses,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due.
@@ -171,6 +186,9 @@ impl Engine {
         }
         while let Some((from, datagram)) = self.identity.guard.next(now) {
             self.handle_admitted(from, &datagram, now);
+        }
+        if self.guessing.poll_timeout().is_some_and(|at| at <= now) {
+            self.run_guesses(now);
         }
         // Each peer once: whatever it asks for next, even at once, waits for the next call.
         let due: Vec<_> = self

@@ -1,11 +1,13 @@
 //! [`Message`]: what a disco box holds. Type, version, body; read as leniently as stock peers read it.
 //!
 //! Stock peers ignore the padding of a ping and whatever follows a pong; there our own nodes put a marker that says
-//! what they can do ([`Features`]). It is a statement of that peer, never a right.
+//! what they can do ([`Features`]).
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use sandd_control_client::keys::{DiscoPublicKey, NodePublicKey};
+
+use super::features::Features;
 
 /// A transaction id.
 pub type TxId = [u8; 12];
@@ -19,10 +21,10 @@ const BIND_ANSWER: u8 = 0x06;
 const CALL_ME_MAYBE_VIA: u8 = 0x07;
 const ALLOCATE_REQUEST: u8 = 0x08;
 const ALLOCATE_RESPONSE: u8 = 0x09;
+/// Ours: stock peers drop what they do not know.
+const GUESS: u8 = 0x81;
 const ENDPOINT_LEN: usize = 18;
 const RELAY_ENDPOINT_LEN: usize = 124;
-const MARKER_MAGIC: [u8; 8] = *b"\xf0\x9f\xa6\xa5sndd";
-const MARKER_LEN: usize = 12;
 /// Endpoints read from one message; more are ignored.
 const MAX_ENDPOINTS: usize = 64;
 
@@ -39,41 +41,6 @@ pub enum DecodeError {
     /// A type from the future.
     #[error("unknown disco message type {0:#04x}")]
     UnknownType(u8),
-}
-
-/// What a node of ours says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Features {
-    /// Version of this statement.
-    pub version: u8,
-    /// Feature bits; none are defined yet.
-    pub bits: u16,
-}
-
-impl Features {
-    /// Bytes of the marker.
-    pub(crate) const LEN: usize = MARKER_LEN;
-
-    /// What this build says.
-    #[must_use]
-    pub const fn current() -> Self {
-        Self { version: 1, bits: 0 }
-    }
-
-    fn encode(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&MARKER_MAGIC);
-        out.push(self.version);
-        out.push(0);
-        out.extend_from_slice(&self.bits.to_be_bytes());
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.get(..MARKER_LEN)?.strip_prefix(&MARKER_MAGIC)?;
-        Some(Self {
-            version: rest[0],
-            bits: u16::from_be_bytes([rest[2], rest[3]]),
-        })
-    }
 }
 
 /// A relay endpoint that two peers may meet at.
@@ -149,6 +116,12 @@ pub enum Message {
     AllocateRequest(Option<([DiscoPublicKey; 2], u32)>),
     /// Here is one; nothing when of a later version.
     AllocateResponse(Option<(u32, RelayEndpoint)>),
+    /// Between nodes of ours: my NAT gives every destination another port and many of them are open towards you now; look
+    /// for one of them at this address of mine.
+    Guess {
+        /// The sender's public address.
+        public: Ipv4Addr,
+    },
 }
 
 impl Message {
@@ -200,6 +173,11 @@ impl Message {
                 }
                 out
             }
+            Self::Guess { public } => {
+                let mut out = vec![GUESS, 0];
+                out.extend_from_slice(&public.octets());
+                out
+            }
         }
     }
 
@@ -243,6 +221,9 @@ impl Message {
                 Ok(Self::AllocateResponse(Some((generation, reader.endpoint()?))))
             }
             ALLOCATE_RESPONSE => Ok(Self::AllocateResponse(None)),
+            GUESS if current => Ok(Self::Guess {
+                public: Ipv4Addr::from(reader.array::<4>()?),
+            }),
             other => Err(DecodeError::UnknownType(other)),
         }
     }

@@ -72,18 +72,18 @@ fn the_marker_of_our_own_nodes_survives_and_costs_stock_peers_nothing() {
         tx: [1; 12],
         node_key,
         padding: 0,
-        ours: Some(Features::current()),
+        ours: Some(Features::current(Nat::Hard, true)),
     };
     let Ok(Message::Ping { ours, padding, .. }) = Message::decode(&ping.encode()) else {
         panic!("no ping")
     };
-    assert_eq!(ours, Some(Features::current()));
+    assert_eq!(ours, Some(Features::current(Nat::Hard, true)));
     assert_eq!(padding, 12, "it looks like padding");
     let src: SocketAddr = "203.0.113.1:5".parse().unwrap();
     let pong = Message::Pong {
         tx: [1; 12],
         src,
-        ours: Some(Features::current()),
+        ours: Some(Features::current(Nat::Hard, true)),
     };
     assert_eq!(Message::decode(&pong.encode()), Ok(pong));
 }

@@ -41,12 +41,14 @@ impl Engine {
     }
 
     fn handle_disco_message(&mut self, id: NodeId, from: Underlay, message: Message, now: Instant) {
+        let ours = Some(self.features());
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Message::Ping { ours: Some(_), .. } | Message::Pong { ours: Some(_), .. } = message
-            && !peer.ours
-        {
-            peer.ours = true;
-            peer.mtu.set_path(peer.path.best(), now);
+        if let Message::Ping { ours: Some(theirs), .. } | Message::Pong { ours: Some(theirs), .. } = message {
+            peer.features = Some(theirs);
+            if !peer.ours {
+                peer.ours = true;
+                peer.mtu.set_path(peer.path.best(), now);
+            }
         }
         match (message, from) {
             (Message::Ping { node_key, .. }, _) if node_key.is_some_and(|key| key != peer.node.key) => {
@@ -54,27 +56,11 @@ impl Engine {
             }
             (Message::Ping { tx, .. }, Underlay::Udp(addr)) => {
                 peer.path.handle_ping(addr, now);
-                self.send_disco(
-                    id,
-                    from,
-                    &Message::Pong {
-                        tx,
-                        src: addr,
-                        ours: Some(Features::current()),
-                    },
-                );
+                self.send_disco(id, from, &Message::Pong { tx, src: addr, ours });
             }
             (Message::Ping { tx, .. }, Underlay::Derp { region, .. }) => {
                 let src = SocketAddr::from((RELAY_MAGIC, region.0));
-                self.send_disco(
-                    id,
-                    from,
-                    &Message::Pong {
-                        tx,
-                        src,
-                        ours: Some(Features::current()),
-                    },
-                );
+                self.send_disco(id, from, &Message::Pong { tx, src, ours });
             }
             (Message::Pong { tx, .. }, Underlay::Udp(_)) if peer.mtu.handle_pong(&tx, now) => self.tell_mtu(id),
             (Message::Pong { tx, src, .. }, Underlay::Udp(_)) => {
@@ -85,6 +71,7 @@ impl Engine {
             (Message::CallMeMaybe { endpoints }, Underlay::Derp { .. }) => {
                 peer.path.handle_call_me_maybe(&endpoints, now);
             }
+            (Message::Guess { public }, Underlay::Derp { .. }) => self.handle_guess(id, public, now),
             // Relay servers' messages and pongs over DERP: nothing of ours waits for them.
             _ => {}
         }
@@ -106,7 +93,7 @@ impl Engine {
                         tx,
                         node_key: Some(self.identity.key),
                         padding: 0,
-                        ours: Some(Features::current()),
+                        ours: Some(self.features()),
                     };
                     self.send_disco(id, Underlay::Udp(to), &ping);
                 }
@@ -119,6 +106,7 @@ impl Engine {
                     }
                 }
                 PathAction::Ask => self.ask(id, now),
+                PathAction::Stuck => self.stuck(id, now),
                 PathAction::Suspected => self.outputs.push_back(Output::Suspected),
                 PathAction::Changed(best) => self.path_changed(id, best, now),
             }
@@ -160,7 +148,7 @@ impl Engine {
             tx: probe.tx,
             node_key: Some(self.identity.key),
             padding: 0,
-            ours: Some(Features::current()),
+            ours: Some(self.features()),
         };
         let sender = self.disco_public;
         let Some(sealed) = self.disco_box(id) else { return };
@@ -178,14 +166,14 @@ impl Engine {
         self.outputs.extend(peer.tell_mtu(peer.mtu.inner()));
     }
 
-    fn send_disco(&mut self, id: NodeId, to: Underlay, message: &Message) {
+    pub(super) fn send_disco(&mut self, id: NodeId, to: Underlay, message: &Message) {
         let sender = self.disco_public;
         if let Some(payload) = self.disco_box(id).map(|sealed| sealed.seal(&sender, message)) {
             self.queue.push(to, &payload);
         }
     }
 
-    fn disco_box(&mut self, id: NodeId) -> Option<&DiscoBox> {
+    pub(super) fn disco_box(&mut self, id: NodeId) -> Option<&DiscoBox> {
         let disco = self.peers.get_mut(&id)?.disco.as_mut()?;
         let own = &self.disco_key;
         Some(

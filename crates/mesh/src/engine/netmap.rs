@@ -90,6 +90,7 @@ impl Engine {
             peer.path = agent_for(node);
             peer.mtu = PathMtu::new(mtu);
             peer.ours = false;
+            peer.features = None;
         }
         if peer.node.addresses != node.addresses {
             // The new ones are told below.

@@ -8,7 +8,7 @@ use sandd_control_client::keys::DiscoPublicKey;
 use sandd_control_client::netmap::{Node, RegionId};
 
 use super::Output;
-use crate::disco::DiscoBox;
+use crate::disco::{DiscoBox, Features};
 use crate::path::agent::PathAgent;
 use crate::path::mtu::{BASE, PathMtu};
 use crate::wg::tunnel::Tunnel;
@@ -23,6 +23,8 @@ pub(crate) struct Peer {
     pub(crate) told_mtu: usize,
     /// It said inside a disco box that it is a node of this kind, too.
     pub(crate) ours: bool,
+    /// What it said of itself with that, last.
+    pub(crate) features: Option<Features>,
     pub(crate) disco: Option<Disco>,
     /// Region a packet of it came from last, while that relay is connected.
     pub(crate) learned_region: Option<RegionId>,
@@ -53,6 +55,7 @@ impl Peer {
             mtu,
             told_mtu: BASE,
             ours: false,
+            features: None,
             disco: None,
             learned_region: None,
             tx_bytes: 0,

@@ -1,5 +1,6 @@
 //! Two or three engines on an invented network: relay always there, UDP as the story wants it.
 
+mod guess;
 mod plain;
 mod steady;
 mod strangers;
@@ -28,6 +29,7 @@ struct Host {
     delivered: Vec<PacketBuf>,
     outcomes: Vec<PingOutcome>,
     events: Vec<MeshEvent>,
+    guesses: Vec<OpenGuess>,
 }
 
 impl Overlay for Vec<PacketBuf> {
@@ -43,6 +45,8 @@ struct World {
     relay: bool,
     wire: Vec<(usize, Underlay, Vec<u8>)>,
     direct_packets: usize,
+    /// The first host is behind this one.
+    hard_nat: Option<guess::HardNat>,
 }
 
 fn allow_all() -> Vec<FilterRule> {
@@ -115,6 +119,7 @@ fn host(number: u8) -> Host {
         delivered: Vec::new(),
         outcomes: Vec::new(),
         events: Vec::new(),
+        guesses: Vec::new(),
     }
 }
 
@@ -128,6 +133,7 @@ impl World {
             relay: true,
             wire: Vec::new(),
             direct_packets: 0,
+            hard_nat: None,
         }
     }
 
@@ -193,7 +199,8 @@ impl World {
                         Output::Deliver(packet) => host.delivered.push(packet),
                         Output::Event(event) => host.events.push(event),
                         Output::Ponged(outcome) => host.outcomes.push(outcome),
-                        Output::Observed(_) | Output::PeerMtu { .. } | Output::Suspected => {}
+                        Output::Observed(_) | Output::PeerMtu { .. } | Output::Suspected | Output::CloseGuess => {}
+                        Output::OpenGuess(order) => host.guesses.push(order),
                     }
                 }
             }
@@ -210,6 +217,7 @@ impl World {
     fn carry(&mut self, from: usize, to: Underlay, payload: &mut [u8]) {
         let (source_addr, source_key, now) = (self.hosts[from].addr, self.hosts[from].node.key, self.now);
         match to {
+            Underlay::Udp(addr) if self.hard_nat.is_some() => self.carry_hard(from, addr, payload),
             Underlay::Udp(addr) if self.udp => {
                 if let Some(host) = self.hosts.iter_mut().find(|host| host.addr == addr) {
                     self.direct_packets += 1;

@@ -6,6 +6,7 @@
 //! back-pressure reaches the sender.
 
 mod control;
+mod knock;
 mod serve;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::derp::{DerpEvent, DerpPool};
 use super::device::Device;
+use super::guess::{GuessSockets, Knock};
 use super::reach::{self, Reach};
 use super::resolve::StunServer;
 use super::udp::UdpSockets;
@@ -81,6 +83,7 @@ pub(crate) struct State {
     pings: HashMap<u16, WaitingPing>,
     control: ControlStatus,
     resolving: Option<oneshot::Receiver<Vec<StunServer>>>,
+    guess: Option<GuessSockets>,
     netchecks: Vec<oneshot::Sender<crate::status::NetReport>>,
     /// The kernel's send buffer is full: nothing more is taken from the device until there is room.
     blocked: bool,
@@ -97,6 +100,7 @@ impl State {
                 ..ControlStatus::default()
             },
             resolving: None,
+            guess: None,
             netchecks: Vec::new(),
             blocked: false,
             told_endpoints: Vec::new(),
@@ -110,6 +114,7 @@ enum Woken {
     Control(Option<ControlEvent>),
     Command(Option<Command>),
     Servers(Option<Vec<StunServer>>),
+    Knock(Knock),
     /// Sockets, device or clock: the next turn finds out which.
     Turn,
 }
@@ -132,6 +137,7 @@ impl Driver {
             let now = Instant::now();
             match woken {
                 Woken::Turn => {}
+                Woken::Knock(knock) => self.receive_knock(knock, now),
                 Woken::Derp(Some(event)) => self.receive_derp(event, now),
                 Woken::Control(Some(event)) => self.handle_control(event, now).await,
                 Woken::Servers(servers) => {
@@ -165,11 +171,18 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let guess = async {
+            match &mut self.state.guess {
+                Some(sockets) => sockets.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             command = self.commands.recv() => Woken::Command(command),
             event = self.control_events.recv() => Woken::Control(event),
             servers = resolving => Woken::Servers(servers),
+            knock = guess => Woken::Knock(knock),
             event = self.derp_events.recv() => Woken::Derp(event),
             // Lets the runtime look at the sockets again.
             () = tokio::task::yield_now(), if busy => Woken::Turn,
@@ -197,6 +210,7 @@ impl Driver {
                 if self.reach.set_interfaces(reach::interface_addresses(&own)) {
                     self.reach.kick(now);
                     self.derp.probe();
+                    self.udp.release_won();
                     self.engine.handle_network_change(now);
                 }
             }
@@ -345,6 +359,8 @@ impl Driver {
                 Output::Ponged(outcome) => self.finish_ping(outcome),
                 Output::Observed(seen) => self.reach.observe(seen, now),
                 Output::Suspected => self.reach.doubt(now),
+                Output::OpenGuess(order) => self.state.guess = Some(GuessSockets::open(order)),
+                Output::CloseGuess => self.state.guess = None,
                 Output::PeerMtu { addresses, mtu } => self.device.set_peer_mtu(&addresses, mtu),
             }
         }

@@ -1,14 +1,17 @@
 //! [`UdpSockets`]: one IPv4 and one IPv6 socket on one port, with GRO on receive and GSO on send (quinn-udp).
 //!
-//! First and last stop of a datagram. quinn-udp sets "don't fragment" throughout and falls back by itself where the
+//! Sockets won by port guessing stand beside them, each for the one address it has an open port towards. First and last
+//! stop of a datagram. quinn-udp sets "don't fragment" throughout and falls back by itself where the
 //! kernel refuses segmentation.
 
 #[cfg_attr(target_os = "linux", path = "udp/buffers_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "udp/buffers_other.rs")]
 mod buffers;
 
+use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::Poll;
 
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,6 +22,8 @@ use crate::engine::SendBatch;
 
 /// Asked for; the system's cap may be lower.
 const SOCKET_BUFFER: usize = 7 << 20;
+/// Sockets won by port guessing.
+const MAX_WON: usize = 32;
 const RECV_BUFFER: usize = 64 << 10;
 /// Receive buffers a family: with GRO each holds dozens of datagrams.
 const RECV_SLOTS: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
@@ -32,6 +37,8 @@ struct Family {
 pub(crate) struct UdpSockets {
     v4: Family,
     v6: Option<Family>,
+    /// Sockets for one address each, oldest first.
+    won: Vec<(SocketAddr, Family)>,
     port: u16,
     buffers: [Box<[u8]>; RECV_SLOTS],
     blocked_v6: bool,
@@ -52,6 +59,7 @@ impl UdpSockets {
         Ok(Self {
             v4,
             v6,
+            won: Vec::new(),
             port,
             buffers: std::array::from_fn(|_| vec![0; RECV_BUFFER].into_boxed_slice()),
             blocked_v6: false,
@@ -72,18 +80,41 @@ impl UdpSockets {
             .map(|addr| addr.port())
     }
 
+    /// From now on this socket alone carries what goes to `peer`.
+    ///
+    /// # Errors
+    /// What the system says when its options are set.
+    pub(crate) fn adopt(&mut self, peer: SocketAddr, socket: UdpSocket) -> io::Result<()> {
+        buffers::enlarge(&socket2::SockRef::from(&socket), SOCKET_BUFFER);
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        self.won.retain(|(known, _)| *known != peer);
+        if self.won.len() >= MAX_WON {
+            self.won.remove(0);
+        }
+        self.won.push((peer, Family { socket, state }));
+        Ok(())
+    }
+
+    /// Our network is another one: what was won in the old one is worth nothing.
+    pub(crate) fn release_won(&mut self) {
+        self.won.clear();
+    }
+
+    fn families(&self) -> impl Iterator<Item = &Family> {
+        let won = self.won.iter().map(|(_, family)| family);
+        std::iter::once(&self.v4).chain(&self.v6).chain(won)
+    }
+
     /// Waits until one of the sockets has something to read.
     ///
     /// # Cancel safety
     /// Nothing is read here, so nothing is lost.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        match &self.v6 {
-            Some(v6) => tokio::select! {
-                ready = self.v4.socket.readable() => ready,
-                ready = v6.socket.readable() => ready,
-            },
-            None => self.v4.socket.readable().await,
-        }
+        poll_fn(|context| {
+            let mut ready = self.families().map(|family| family.socket.poll_recv_ready(context));
+            ready.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
     }
 
     /// Waits until a family that refused a batch takes datagrams again.
@@ -101,7 +132,8 @@ impl UdpSockets {
     /// ECN bits, the datagrams and the bytes of each but the last. False when there was nothing.
     pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, u8, &mut [u8], usize)) -> bool {
         let mut any = false;
-        for family in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+        let won = self.won.iter().map(|(_, family)| family);
+        for family in std::iter::once(&self.v4).chain(&self.v6).chain(won) {
             let mut metas = [RecvMeta::default(); RECV_SLOTS];
             let mut slices = self.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
             let read = family.socket.try_io(Interest::READABLE, || {
@@ -166,6 +198,9 @@ impl UdpSockets {
     }
 
     fn family(&self, to: SocketAddr) -> Option<&Family> {
+        if let Some((_, won)) = self.won.iter().find(|(peer, _)| *peer == to) {
+            return Some(won);
+        }
         if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
     }
 }

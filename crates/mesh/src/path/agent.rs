@@ -4,11 +4,12 @@
 //! (the engine seals and sends them) and the [`Route`] that data takes. Limits of S-16 hold here.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::candidate::{Candidate, Candidates, Origin, clearly_better};
+use super::candidate::{Candidates, Origin, is_private};
 
+mod arrivals;
 mod evidence;
 mod plain;
 mod probing;
@@ -55,6 +56,10 @@ const HEARTBEAT_CALM: Duration = Duration::from_secs(3);
 const BUSY_FOR: Duration = Duration::from_secs(5);
 /// After this silence nothing is pinged any more.
 const ACTIVE_FOR: Duration = Duration::from_secs(45);
+/// A path that was hard to get is kept open for so long after the last traffic,
+const HELD_FOR: Duration = Duration::from_secs(1_800);
+/// with one ping in this time.
+const HEARTBEAT_HELD: Duration = Duration::from_secs(15);
 /// Least time an answer is waited for before the path is suspected.
 const SUSPECT_AFTER: Duration = Duration::from_millis(400);
 /// Data sent for so long without any sign of life from the path.
@@ -86,6 +91,8 @@ pub(crate) enum PathAction {
     CallMeMaybe,
     /// Ask inside the tunnel, on the path in use, whether data arrives.
     Ask,
+    /// The ordinary ways have not led to a direct path so far.
+    Stuck,
     /// The path in use owes an answer: our own mapping may be another one now.
     Suspected,
     /// The route has changed for those who watch: a direct address, or the relay.
@@ -116,6 +123,8 @@ struct Probe {
 pub(crate) struct PathAgent {
     /// Nothing is asked and nothing is measured.
     plain: bool,
+    /// The path in use was hard to get and would not come back by itself.
+    held: bool,
     state: State,
     candidates: Candidates,
     probes: BTreeMap<TxId, Probe>,
@@ -139,6 +148,7 @@ impl PathAgent {
     pub(crate) fn new(new_tx: fn() -> TxId) -> Self {
         Self {
             plain: false,
+            held: false,
             state: State::Relay,
             candidates: Candidates::default(),
             probes: BTreeMap::new(),
@@ -201,6 +211,30 @@ impl PathAgent {
         all.into_iter().take(4).map(|(_, addr)| addr).collect()
     }
 
+    /// The path that has come up, or is about to, was found by guessing: it is kept open also without traffic.
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// A public IPv4 address at which the peer says it is.
+    pub(crate) fn public_v4(&self) -> Option<SocketAddr> {
+        let told = self
+            .candidates
+            .iter()
+            .filter(|(_, known)| known.origin != Origin::Heard);
+        told.map(|(addr, _)| addr)
+            .find(|addr| addr.is_ipv4() && !is_private(addr.ip()))
+    }
+
+    /// The peer has told of an address with this IP.
+    pub(crate) fn knows_ip(&self, ip: IpAddr) -> bool {
+        let mut told = self
+            .candidates
+            .iter()
+            .filter(|(_, known)| known.origin != Origin::Heard);
+        told.any(|(addr, _)| addr.ip() == ip)
+    }
+
     /// The next thing to do.
     pub(crate) fn poll_action(&mut self) -> Option<PathAction> {
         self.actions.pop_front()
@@ -221,56 +255,6 @@ impl PathAgent {
         if fresh > 0 && self.active(now) && matches!(self.state, State::Relay) {
             self.start_discovery(now);
         }
-    }
-
-    /// The peer named its addresses over the relay.
-    pub(crate) fn handle_call_me_maybe(&mut self, endpoints: &[SocketAddr], now: Instant) {
-        if self.plain {
-            return;
-        }
-        let best = self.best();
-        self.candidates.retain(|addr, known| {
-            known.origin != Origin::CallMeMaybe || Some(addr) == best || endpoints.contains(&addr)
-        });
-        for addr in endpoints.iter().take(MAX_CANDIDATES) {
-            self.add_candidate(*addr, Origin::CallMeMaybe, now);
-        }
-        self.ping_all(now, PING_GAP);
-        if !matches!(self.state, State::Direct { .. }) {
-            self.call(now);
-        }
-    }
-
-    /// A disco ping of the peer came from `from`; the engine has answered it.
-    pub(crate) fn handle_ping(&mut self, from: SocketAddr, now: Instant) {
-        if self.plain {
-            return;
-        }
-        self.add_candidate(from, Origin::Heard, now);
-        if self.route() != Route::Direct(from) {
-            self.ping(from, now, TRIGGERED_GAP);
-        }
-    }
-
-    /// A pong arrived over UDP; returns the address it proves.
-    pub(crate) fn handle_pong(&mut self, tx: TxId, now: Instant) -> Option<SocketAddr> {
-        let probe = self.probes.remove(&tx)?;
-        let rtt = now.saturating_duration_since(probe.sent);
-        let known = self.candidates.get_mut(probe.to)?;
-        known.record_rtt(rtt, now);
-        if self.blocked(probe.to, now) {
-            return Some(probe.to);
-        }
-        match self.state {
-            State::Relay => self.go_direct(probe.to, now),
-            State::Suspect { .. } => {
-                self.prove(now);
-                self.go_direct(probe.to, now);
-            }
-            State::Direct { best } if best == probe.to => self.prove(now),
-            State::Direct { best } => self.consider(probe.to, best, now),
-        }
-        Some(probe.to)
     }
 
     /// A WireGuard packet to the peer goes out.
@@ -302,39 +286,6 @@ impl PathAgent {
                 }
             }
             State::Suspect { .. } => {}
-        }
-    }
-
-    /// A WireGuard packet of the peer opened; `from` is its UDP source, or nothing for the relay.
-    pub(crate) fn handle_opened(&mut self, from: Option<SocketAddr>, now: Instant) {
-        let Some(from) = from else {
-            // The peer does not use the direct path: does it still stand?
-            if let State::Direct { best } = self.state {
-                self.ping(best, now, RELAYED_GAP);
-            }
-            return;
-        };
-        if self.plain {
-            return self.follow(from);
-        }
-        self.note_arrival(from);
-        match self.state {
-            State::Direct { best } if best == from => self.prove(now),
-            State::Suspect { best, .. } if best == from => {
-                self.prove(now);
-                self.state = State::Direct { best };
-                self.schedule_heartbeat(now);
-            }
-            State::Relay | State::Suspect { .. } => {
-                self.add_candidate(from, Origin::Heard, now);
-                self.ping(from, now, TRIGGERED_GAP);
-                self.prove(now);
-                self.go_direct(from, now);
-            }
-            State::Direct { .. } => {
-                self.add_candidate(from, Origin::Heard, now);
-                self.ping(from, now, TRIGGERED_GAP);
-            }
         }
     }
 
@@ -424,8 +375,10 @@ impl PathAgent {
     }
 
     fn active(&self, now: Instant) -> bool {
+        let long = self.held && self.best().is_some();
+        let limit = if long { HELD_FOR } else { ACTIVE_FOR };
         self.last_sent
-            .is_some_and(|sent| now.saturating_duration_since(sent) < ACTIVE_FOR)
+            .is_some_and(|sent| now.saturating_duration_since(sent) < limit)
     }
 
     fn busy(&self, now: Instant) -> bool {
@@ -459,29 +412,12 @@ impl PathAgent {
     /// The direct path is given up: the relay carries on alone while others are looked for.
     fn leave(&mut self, now: Instant) {
         self.state = State::Relay;
+        self.held = false;
         self.forget_unanswered();
         self.next_heartbeat = None;
         self.next_upgrade = None;
         self.actions.push_back(PathAction::Changed(None));
         self.start_discovery(now);
-    }
-
-    fn consider(&mut self, other: SocketAddr, best: SocketAddr, now: Instant) {
-        let rtt = |addr| {
-            self.candidates
-                .get(addr)
-                .filter(|known| known.proven_twice())
-                .and_then(Candidate::rtt)
-        };
-        match (rtt(other), self.rtt()) {
-            (Some(other_rtt), Some(best_rtt)) if clearly_better((other, other_rtt), (best, best_rtt)) => {
-                self.prove(now);
-                self.go_direct(other, now);
-            }
-            (Some(_), _) => {}
-            // One pong says that it works; a second one lets it compete.
-            (None, _) => self.ping(other, now, PING_GAP),
-        }
     }
 
     fn go_direct(&mut self, best: SocketAddr, now: Instant) {
@@ -499,7 +435,16 @@ impl PathAgent {
     }
 
     fn schedule_heartbeat(&mut self, now: Instant) {
-        let pause = if self.busy(now) { HEARTBEAT_BUSY } else { HEARTBEAT_CALM };
+        let recent = self
+            .last_sent
+            .is_some_and(|sent| now.saturating_duration_since(sent) < ACTIVE_FOR);
+        let pause = if self.busy(now) {
+            HEARTBEAT_BUSY
+        } else if recent {
+            HEARTBEAT_CALM
+        } else {
+            HEARTBEAT_HELD
+        };
         self.next_heartbeat = self.active(now).then(|| now + pause);
     }
 }

@@ -48,6 +48,9 @@ pub(super) struct TunnelArgs {
     /// Largest packet through --tunnel-tun; paths start with 1280 and are raised as far as they prove to carry
     #[arg(long, value_name = "BYTES", default_value_t = u16::try_from(sandd_mesh::DEFAULT_MTU).unwrap_or(u16::MAX), value_parser = clap::value_parser!(u16).range(1280..=8900))]
     tunnel_mtu: u16,
+    /// Never guess ports (up to 1,024 small packets at once) to get past a NAT that gives each destination another port
+    #[arg(long)]
+    no_port_guessing: bool,
     /// Keep no state and be forgotten after the end; a key is needed at each start
     #[arg(long)]
     tunnel_ephemeral: bool,
@@ -185,7 +188,8 @@ impl TunnelArgs {
         let mut builder = Mesh::builder()
             .ephemeral(self.tunnel_ephemeral)
             .port(self.tunnel_port)
-            .mtu(self.tunnel_mtu.into());
+            .mtu(self.tunnel_mtu.into())
+            .port_guessing(!self.no_port_guessing);
         builder = builder.accept_new_control_key(self.accept_new_control_key);
         if let Some(name) = self.tunnel_hostname.as_deref().or(default_name) {
             builder = builder.hostname(name);

@@ -8,6 +8,7 @@ use sandd_control_client::{ControlEvent, ControlState};
 use tokio::sync::oneshot;
 
 use super::Driver;
+use crate::disco::Nat;
 use crate::engine::Snapshot;
 use crate::event::MeshEvent;
 use crate::io::resolve;
@@ -131,6 +132,11 @@ impl Driver {
             self.engine.set_endpoints(addresses, now);
             self.control.set_endpoints(endpoints);
         }
+        self.engine.set_nat(match self.reach.varies() {
+            Some(true) => Nat::Hard,
+            Some(false) => Nat::Easy,
+            None => Nat::Unknown,
+        });
         let home = self.reach.home();
         let info = self.reach.net_info();
         let same = self.state.told_net_info.as_ref().is_some_and(|told| {

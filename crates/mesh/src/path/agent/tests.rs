@@ -56,7 +56,11 @@ impl Story {
             .into_iter()
             .filter_map(|action| match action {
                 PathAction::Ping { to, tx } => Some((to, tx)),
-                PathAction::CallMeMaybe | PathAction::Ask | PathAction::Suspected | PathAction::Changed(_) => None,
+                PathAction::CallMeMaybe
+                | PathAction::Ask
+                | PathAction::Suspected
+                | PathAction::Stuck
+                | PathAction::Changed(_) => None,
             })
             .collect()
     }
@@ -259,7 +263,7 @@ fn a_path_that_swallows_data_is_left_for_a_minute() {
                 PathAction::Ping { tx, .. } => drop(story.agent.handle_pong(tx, story.now)),
                 PathAction::Ask => asked += 1,
                 PathAction::Changed(None) => left = Some(story.now - start),
-                PathAction::CallMeMaybe | PathAction::Suspected | PathAction::Changed(_) => {}
+                PathAction::CallMeMaybe | PathAction::Stuck | PathAction::Suspected | PathAction::Changed(_) => {}
             }
         }
         story.after(50);
@@ -305,7 +309,7 @@ fn a_one_way_stream_whose_questions_are_answered_keeps_its_path() {
             match action {
                 PathAction::Ping { tx, .. } => drop(story.agent.handle_pong(tx, story.now)),
                 PathAction::Ask => story.agent.handle_opened(Some(addr()), story.now),
-                PathAction::CallMeMaybe | PathAction::Suspected | PathAction::Changed(_) => {}
+                PathAction::CallMeMaybe | PathAction::Stuck | PathAction::Suspected | PathAction::Changed(_) => {}
             }
         }
         story.after(50);
@@ -351,7 +355,12 @@ fn a_change_of_our_network_doubts_the_path_at_once() {
     assert!(actions.contains(&PathAction::CallMeMaybe), "{actions:?}");
     let ping = actions.iter().find_map(|action| match action {
         PathAction::Ping { to, tx } if *to == addr() => Some(*tx),
-        _ => None,
+        PathAction::Ping { .. }
+        | PathAction::CallMeMaybe
+        | PathAction::Ask
+        | PathAction::Stuck
+        | PathAction::Suspected
+        | PathAction::Changed(_) => None,
     });
     story.agent.handle_pong(ping.unwrap(), story.now);
     assert_eq!(story.agent.route(), Route::Direct(addr()));

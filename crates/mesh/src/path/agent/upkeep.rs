@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{
-    DISCOVERY_IDLE, DISCOVERY_PAUSES, GOOD_ENOUGH_RTT, PING_GAP, PathAgent, SILENCE_LIMIT, SUSPECT_AFTER,
+    DISCOVERY_IDLE, DISCOVERY_PAUSES, GOOD_ENOUGH_RTT, PING_GAP, PathAction, PathAgent, SILENCE_LIMIT, SUSPECT_AFTER,
     SUSPECT_MISSES, SUSPECT_PROBE_GAP, State, UPGRADE_INTERVAL,
 };
 use crate::path::candidate::Candidate;
+
+/// Rounds of discovery before other means are thought of.
+const STUCK_FROM: usize = 2;
 
 impl PathAgent {
     pub(super) fn run_discovery(&mut self, now: Instant) {
@@ -21,6 +24,9 @@ impl PathAgent {
         }
         self.ping_all(now, PING_GAP);
         self.call(now);
+        if round >= STUCK_FROM {
+            self.actions.push_back(PathAction::Stuck);
+        }
         let step = DISCOVERY_PAUSES
             .get(round)
             .or(DISCOVERY_PAUSES.last())
