@@ -11,13 +11,16 @@
 
 mod ca;
 mod coordinator;
+mod derper;
 mod eventually;
 mod headscale;
+mod hop;
 mod mesh_peer;
 mod nat;
 mod netns;
 mod process;
 mod sandd;
+mod site;
 mod story;
 mod tailscaled;
 mod wireguard;
@@ -27,14 +30,17 @@ pub mod probe;
 
 pub use ca::{LabCa, LabCertificate};
 pub use coordinator::Coordinator;
+pub use derper::Derper;
 pub use eventually::eventually;
-pub use headscale::{Headscale, HeadscaleNode, HeadscaleOptions, KeyOptions, Timings, peers_directory};
+pub use headscale::{Headscale, HeadscaleNode, HeadscaleOptions, KeyOptions, Relays, Timings, peers_directory};
+pub use hop::Wire;
 pub use mesh_peer::{MeshPeer, MeshPeerOptions};
 pub use nat::{NatKind, Obstacle};
 pub use netns::Namespace;
 pub use process::{Process, ProcessUsage, Run, run};
 pub use sandd::{Role, Sandd, SanddOptions, SanddPath, built_beside, forget_state, sandd_binary};
+pub use site::{Families, Site, SiteOptions};
 pub use story::{skip_reason, story};
 pub use tailscaled::{Device, TailscalePath, Tailscaled, TailscaledOptions};
 pub use wireguard::{WireGuard, WireGuardHost, WireGuardPeer, WireGuardProgram};
-pub use world::{Host, Lab, SERVER_ADDRESS, SERVER_PRIVATE_ADDRESS, SERVER_SECOND_ADDRESS, Site};
+pub use world::{Host, Lab, LabOptions, SERVER_ADDRESS, SERVER_IPV6, SERVER_PRIVATE_ADDRESS, SERVER_SECOND_ADDRESS};

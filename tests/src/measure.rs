@@ -9,7 +9,7 @@ mod idle;
 mod outage;
 mod start;
 
-pub use contestant::Contestant;
+pub use contestant::{Contestant, NodeOptions, PathSeen, Running};
 pub use figures::{Summary, table};
 pub use idle::{IdleCost, idle_daemon, idle_node};
 pub use outage::{OutageFigures, outage};

@@ -45,6 +45,7 @@ fn paths_between(lab: &Lab, left: NatKind, right: NatKind) -> Result<((Tailscale
         device: Device::Tun,
         accept_dns: false,
         mtu: None,
+        port: 41641,
     };
     let node_b = Tailscaled::join(&b, &options, headscale.url(), &key)?;
     let node_a = Tailscaled::join(&a, &options, headscale.url(), &key)?;

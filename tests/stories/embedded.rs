@@ -39,6 +39,7 @@ fn a_program_and_a_tailscaled_without_interfaces_exchange_streams() {
             device: Device::Userspace,
             accept_dns: false,
             mtu: None,
+            port: 41641,
         };
         let theirs = Tailscaled::join(&b, &userspace, headscale.url(), &key)?;
         let options = MeshPeerOptions::new(headscale.url(), &key);

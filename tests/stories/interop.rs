@@ -114,6 +114,7 @@ fn with_a_tailscaled_that_has_no_interface() {
             device: Device::Userspace,
             accept_dns: false,
             mtu: None,
+            port: 41641,
         };
         let mixed = Mixed::join(&headscale, &a, &b, &options)?;
         mixed.ping_both_ways()?;
@@ -141,6 +142,7 @@ fn tailscaled_resolves_our_name() {
             device: Device::Tun,
             accept_dns: true,
             mtu: None,
+            port: 41641,
         };
         let mixed = Mixed::join(&headscale, &a, &b, &options)?;
         eventually("our name at tailscaled's resolver", Duration::from_secs(10), || {

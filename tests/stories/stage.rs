@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::lab::{
-    Headscale, HeadscaleOptions, Host, Lab, Role, Run, Sandd, SanddOptions, Timings, eventually, probe::HashingSink,
-    probe::send_hashed,
+    Headscale, HeadscaleOptions, Host, Lab, Relays, Role, Run, Sandd, SanddOptions, Timings, eventually,
+    probe::HashingSink, probe::send_hashed,
 };
 
 /// Headscale that passes everything on at once: stories are about what happens, figures about how long it takes.
@@ -13,6 +13,7 @@ pub(crate) const TUNED: HeadscaleOptions = HeadscaleOptions {
     timings: Timings::Tuned,
     plain_http: false,
     policy: None,
+    relays: Relays::Embedded,
 };
 
 /// The daemon that stories command.

@@ -38,7 +38,7 @@ pub(crate) fn run(steps: &mut Steps, arguments: &[String], rivals: bool) -> Resu
         LIMIT,
         tree::cargo(&["build", "--locked", "--package", "sandd"]),
     )?;
-    let mut command = tree::cargo(&["test", "--locked", "--package", "e2e", "--"]);
+    let mut command = tree::cargo(&["test", "--locked", "--package", "e2e", "--package", "natlab", "--"]);
     command
         .args(arguments)
         .env("SANDD_BIN", sandd("debug")?)
@@ -52,6 +52,35 @@ pub(crate) fn run(steps: &mut Steps, arguments: &[String], rivals: bool) -> Resu
         command.env("SANDD_E2E_RIVALS", "1");
     }
     steps.tests("e2e stories", LIMIT, command)
+}
+
+/// Runs `natlab` on `SANDD_BIN`, or on a debug build of `sandd`.
+pub(crate) fn natlab(arguments: &[String]) -> Result<()> {
+    setup::install_missing()?;
+    peers::build_missing()?;
+    let binary = match std::env::var_os("SANDD_BIN") {
+        Some(binary) => binary.into(),
+        None => {
+            succeed(&mut tree::cargo(&["build", "--locked", "--package", "sandd"]))?;
+            sandd("debug")?
+        }
+    };
+    // With the programs that lie beside it: the slow wire and the embedding peer.
+    succeed(&mut tree::cargo(&[
+        "build",
+        "--locked",
+        "--package",
+        "e2e",
+        "--package",
+        "natlab",
+        "--bins",
+    ]))?;
+    succeed(
+        Command::new(tree::target_directory()?.join("debug").join("natlab"))
+            .args(arguments)
+            .env("SANDD_BIN", binary)
+            .env("SANDD_PEERS_DIR", peers::directory()),
+    )
 }
 
 /// Runs `lab-measure` on a release build of `sandd`, or on `SANDD_BIN`.

@@ -23,6 +23,8 @@ const USAGE: &str = "usage: cargo xtask <verb>
                        version; with --rivals gotatun, boringtun and a program on tsnet, too (minutes)
   e2e [--rivals] [FILTER]  builds sandd and runs the end-to-end stories (root, namespaces)
   lab-measure [ARG]..  the figures: start, direct path, idle cost (root, namespaces); --help lists its arguments
+  natlab [ARG]..       the NAT matrix: which pairs of routers must be direct, which are (root, namespaces); --help
+  natlab faults [ARG].. what each fault costs: rebinds, cut paths, dead relays, sleep; --help lists its arguments
   bench throughput [ARG]..  speed against wireguard-go, tailscaled, gotatun, boringtun and tsnet (root, namespaces); --help
   notices [--check]    writes THIRD-PARTY-NOTICES.md, or checks it and the licences of all dependencies";
 
@@ -48,6 +50,7 @@ fn dispatch() -> Result<()> {
         "peers" => peers::build_missing(),
         "e2e" => e2e::stories(rest),
         "lab-measure" => e2e::measure(rest),
+        "natlab" => e2e::natlab(rest),
         "bench" => bench::run(rest),
         "notices" => notices::run(rest.iter().any(|argument| argument == "--check")),
         _ => bail!("unknown verb {verb}\n{USAGE}"),

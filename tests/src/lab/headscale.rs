@@ -13,9 +13,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    derper::{PORT as DERPER_PORT, STUN_PORT as DERPER_STUN_PORT},
     eventually,
     process::{Process, Run, run},
-    world::{Host, Lab, SERVER_ADDRESS, SERVER_NAME, SERVER_PRIVATE_ADDRESS, SERVER_PRIVATE_NAME},
+    world::{
+        Host, Lab, RELAY_NAME, SERVER_ADDRESS, SERVER_IPV6, SERVER_NAME, SERVER_PRIVATE_ADDRESS, SERVER_PRIVATE_NAME,
+        SERVER_SECOND_ADDRESS,
+    },
 };
 
 /// How long it may take to come up on a busy machine.
@@ -44,6 +48,18 @@ pub enum Timings {
     Tuned,
 }
 
+/// Which relays and STUN servers it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Relays {
+    /// The one inside it.
+    #[default]
+    Embedded,
+    /// The one inside it, and [`super::Derper`] as a second STUN server of the same region.
+    EmbeddedWithSecondStun,
+    /// [`super::Derper`] alone.
+    Derper,
+}
+
 /// How to run Headscale.
 #[derive(Debug, Clone, Default)]
 pub struct HeadscaleOptions {
@@ -53,6 +69,8 @@ pub struct HeadscaleOptions {
     pub plain_http: bool,
     /// The access policy, as HuJSON; none allows everything.
     pub policy: Option<String>,
+    /// Which relays it names.
+    pub relays: Relays,
 }
 
 /// How a pre-auth key is made. The default is single use, for an hour.
@@ -279,14 +297,18 @@ pub(crate) fn ipv4_of(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
 }
 
 fn config_text(lab: &Lab, options: &HeadscaleOptions, directory: &Path, url: &str) -> Result<String> {
+    let relays = relays_text(lab, options, directory)?;
     let directory = directory.display();
-    let (address, listen, tls) = if options.plain_http {
-        (SERVER_PRIVATE_ADDRESS, 8080, String::new())
+    let (listen, tls) = if options.plain_http {
+        (format!("{SERVER_PRIVATE_ADDRESS}:8080"), String::new())
     } else {
         let certificate = lab.ca().sign(&[SERVER_NAME, &SERVER_ADDRESS.to_string()])?;
         (
-            SERVER_ADDRESS,
-            443,
+            if lab.has_ipv6() {
+                "[::]:443".to_owned()
+            } else {
+                format!("{SERVER_ADDRESS}:443")
+            },
             format!(
                 "tls_cert_path: {}\ntls_key_path: {}\n",
                 certificate.certificate.display(),
@@ -300,24 +322,12 @@ fn config_text(lab: &Lab, options: &HeadscaleOptions, directory: &Path, url: &st
     };
     Ok(format!(
         "server_url: {url}
-listen_addr: {address}:{listen}
+listen_addr: \"{listen}\"
 metrics_listen_addr: 127.0.0.1:9090
 grpc_listen_addr: 127.0.0.1:50443
 noise: {{ private_key_path: {directory}/noise.key }}
 prefixes: {{ v4: 100.64.0.0/10, v6: \"fd7a:115c:a1e0::/48\" }}
-derp:
-  server:
-    enabled: true
-    region_id: 999
-    region_code: lab
-    region_name: Lab
-    verify_clients: true
-    stun_listen_addr: \"{address}:3478\"
-    private_key_path: {directory}/derp.key
-    ipv4: {address}
-  urls: []
-  paths: []
-database: {{ type: sqlite, sqlite: {{ path: {directory}/db.sqlite }} }}
+{relays}database: {{ type: sqlite, sqlite: {{ path: {directory}/db.sqlite }} }}
 dns:
   magic_dns: true
   base_domain: mesh.test
@@ -329,5 +339,65 @@ disable_check_updates: true
 log: {{ level: info }}
 policy: {{ mode: database }}
 {tls}{tuning}"
+    ))
+}
+
+/// The part of the configuration that names relays; where they are not Headscale's own choice, a file lists them.
+fn relays_text(lab: &Lab, options: &HeadscaleOptions, directory: &Path) -> Result<String> {
+    let address = if options.plain_http {
+        SERVER_PRIVATE_ADDRESS
+    } else {
+        SERVER_ADDRESS
+    };
+    let (stun, ipv6) = if lab.has_ipv6() {
+        ("[::]:3478".to_owned(), Some(SERVER_IPV6))
+    } else {
+        (format!("{address}:3478"), None)
+    };
+    let ipv6 = ipv6.map_or_else(String::new, |address| format!("ipv6: \"{address}\""));
+    let embedded = format!(
+        "      - {{ name: 999a, regionid: 999, hostname: {SERVER_NAME}, ipv4: {address}, stunport: 3478, derpport: 443{}{ipv6} }}\n",
+        if ipv6.is_empty() { "" } else { ", " }
+    );
+    let second = format!(
+        "      - {{ name: 999b, regionid: 999, hostname: {RELAY_NAME}, ipv4: {SERVER_SECOND_ADDRESS}, stunport: {DERPER_STUN_PORT}, derpport: {DERPER_PORT}"
+    );
+    let nodes = match options.relays {
+        Relays::Embedded => None,
+        Relays::EmbeddedWithSecondStun => Some(format!("{embedded}{second}, stunonly: true }}\n")),
+        Relays::Derper => Some(format!("{second} }}\n")),
+    };
+    let paths = match nodes {
+        None => String::new(),
+        Some(nodes) => {
+            let file = directory.join("derp.yaml");
+            fs::write(
+                &file,
+                format!(
+                    "regions:\n  999:\n    regionid: 999\n    regioncode: lab\n    regionname: Lab\n    nodes:\n{nodes}"
+                ),
+            )?;
+            format!("\"{}\"", file.display())
+        }
+    };
+    Ok(format!(
+        "derp:
+  server:
+    enabled: {}
+    automatically_add_embedded_derp_region: {}
+    region_id: 999
+    region_code: lab
+    region_name: Lab
+    verify_clients: true
+    stun_listen_addr: \"{stun}\"
+    private_key_path: {}/derp.key
+    ipv4: {address}
+    {ipv6}
+  urls: []
+  paths: [{paths}]
+",
+        options.relays != Relays::Derper,
+        options.relays == Relays::Embedded,
+        directory.display(),
     ))
 }

@@ -19,6 +19,10 @@ pub enum NatKind {
     AddressRestricted,
     /// A mapping for each destination, but port 41641 is forwarded to the first host.
     HardWithForward,
+    /// A public address for the first host alone, translated both ways, as clouds do it.
+    OneToOne,
+    /// [`Self::FullCone`] whose inner hosts reach each other by their outer addresses, too.
+    FullConeHairpin,
     /// Port-restricted without the drop of early packets: a router that spoils its own mappings.
     Careless,
 }
@@ -34,6 +38,10 @@ pub enum Obstacle {
     Pair(Ipv4Addr),
     /// UDP comes in no more, but still goes out.
     Deaf,
+    /// UDP from this address does not come in, all else passes: the direct path works in one direction.
+    DeafTo(Ipv4Addr),
+    /// UDP to this address does not go out, all else passes: the mirror of [`Self::DeafTo`].
+    MuteTo(Ipv4Addr),
     /// Every n-th UDP packet of a hundred is lost at random.
     Loss(u8),
 }
@@ -42,6 +50,17 @@ pub enum Obstacle {
 const INPUT_DROP: &str = "table inet fw {
   chain input { type filter hook input priority filter; policy accept;
     iifname \"wan\" ct state established,related accept
+    iifname \"wan\" meta l4proto ipv6-icmp accept
+    iifname \"wan\" drop
+  }
+}
+";
+
+/// No IPv6 is translated; only what was asked for comes in.
+const IPV6_FIREWALL: &str = "table ip6 fw6 {
+  chain forward { type filter hook forward priority filter; policy accept;
+    iifname \"wan\" ct state established,related accept
+    iifname \"wan\" meta l4proto ipv6-icmp accept
     iifname \"wan\" drop
   }
 }
@@ -56,9 +75,9 @@ const CONE_MAP: &str =
 ";
 
 impl NatKind {
-    /// The complete ruleset of a router whose first host is `first_host`.
+    /// The complete ruleset of a router with the outer address `wan`, whose first host is `first_host`.
     #[must_use]
-    pub fn ruleset(self, first_host: Ipv4Addr) -> String {
+    pub fn ruleset(self, wan: Ipv4Addr, first_host: Ipv4Addr) -> String {
         let post = |rules: &str| {
             format!("  chain post {{ type nat hook postrouting priority srcnat; policy accept;\n{rules}\n  }}\n")
         };
@@ -73,6 +92,21 @@ impl NatKind {
                  iifname \"wan\" udp dport 41641 dnat to {first_host}\n  }}\n",
                 post("    oifname \"wan\" masquerade random,fully-random"),
             ),
+            Self::OneToOne => format!(
+                "  chain pre {{ type nat hook prerouting priority dstnat; policy accept;\n    \
+                 iifname \"wan\" dnat to {first_host}\n  }}\n{}",
+                post(&format!("    oifname \"wan\" snat to {wan}")),
+            ),
+            Self::FullConeHairpin => format!(
+                "{}  chain pre {{ type nat hook prerouting priority dstnat; policy accept;\n    \
+                 ip daddr {wan} meta l4proto udp dnat ip to udp dport map @fc\n  }}\n",
+                CONE_MAP.replace(
+                    "    oifname \"wan\" masquerade\n",
+                    &format!(
+                        "    oifname \"wan\" masquerade\n    oifname != \"wan\" ct status dnat snat ip to {wan}\n"
+                    ),
+                ),
+            ),
             Self::FullCone => format!(
                 "{CONE_MAP}  chain pre {{ type nat hook prerouting priority dstnat; policy accept;\n    \
                  iifname \"wan\" meta l4proto udp dnat ip to udp dport map @fc\n  }}\n"
@@ -86,7 +120,7 @@ impl NatKind {
             ),
         };
         let input = if self == Self::Careless { "" } else { INPUT_DROP };
-        format!("flush ruleset\n{input}table ip nat {{\n{nat}}}\n")
+        format!("flush ruleset\n{input}{IPV6_FIREWALL}table ip nat {{\n{nat}}}\n")
     }
 }
 
@@ -102,6 +136,8 @@ impl Obstacle {
             Self::Pair(address) => {
                 format!("ip saddr {address} meta l4proto udp drop\n    ip daddr {address} meta l4proto udp drop")
             }
+            Self::DeafTo(address) => format!("iifname \"wan\" ip saddr {address} meta l4proto udp drop"),
+            Self::MuteTo(address) => format!("oifname \"wan\" ip daddr {address} meta l4proto udp drop"),
             Self::Deaf => "iifname \"wan\" meta l4proto udp drop".to_owned(),
             Self::Loss(percent) => format!("meta l4proto udp numgen random mod 100 < {percent} drop"),
         };
@@ -121,8 +157,9 @@ mod tests {
 
     #[test]
     fn only_the_careless_router_lets_early_packets_in() {
-        let host = Ipv4Addr::new(192, 168, 1, 2);
-        assert!(NatKind::PortRestricted.ruleset(host).contains("iifname \"wan\" drop"));
-        assert!(!NatKind::Careless.ruleset(host).contains("iifname \"wan\" drop"));
+        let rules = |kind: NatKind| kind.ruleset(Ipv4Addr::new(203, 0, 113, 11), Ipv4Addr::new(192, 168, 1, 2));
+        let drops = |kind: NatKind| rules(kind).contains("chain input");
+        assert!(drops(NatKind::PortRestricted));
+        assert!(!drops(NatKind::Careless));
     }
 }

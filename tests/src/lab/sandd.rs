@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -261,6 +261,17 @@ impl<'lab> Sandd<'lab> {
 
     /// Which way it says that it reaches the peer with that mesh address.
     pub fn path(&self, peer: Ipv4Addr) -> Result<SanddPath> {
+        path_of(&self.path_text(peer)?)
+    }
+
+    /// The underlay address of its direct path to the peer with that mesh address.
+    pub fn direct_address(&self, peer: Ipv4Addr) -> Result<SocketAddr> {
+        let path = self.path_text(peer)?;
+        let address = path.get("direct").and_then(Value::as_str);
+        Ok(address.with_context(|| format!("{path} is not direct"))?.parse()?)
+    }
+
+    fn path_text(&self, peer: Ipv4Addr) -> Result<Value> {
         let status = self.status()?;
         let peers = find(&status, "peers")
             .and_then(Value::as_array)
@@ -269,7 +280,7 @@ impl<'lab> Sandd<'lab> {
             .iter()
             .find(|candidate| candidate.to_string().contains(&format!("\"{peer}\"")))
             .with_context(|| format!("{peer} is no peer in {status}"))?;
-        path_of(peer.get("path").context("a peer without path")?)
+        peer.get("path").cloned().context("a peer without path")
     }
 
     /// Waits until it says so of the peer with that mesh address.

@@ -45,6 +45,8 @@ pub struct TailscaledOptions {
     pub accept_dns: bool,
     /// The packet size of its interface, when not its own choice.
     pub mtu: Option<u16>,
+    /// Its UDP port.
+    pub port: u16,
 }
 
 impl Default for TailscaledOptions {
@@ -53,6 +55,7 @@ impl Default for TailscaledOptions {
             device: Device::Tun,
             accept_dns: false,
             mtu: None,
+            port: 41641,
         }
     }
 }
@@ -84,7 +87,7 @@ impl<'lab> Tailscaled<'lab> {
                 .arg(format!("--state={}", directory.join("state").display()))
                 .arg(format!("--statedir={}", directory.display()))
                 .arg(format!("--socket={}", directory.join("ts.sock").display()))
-                .arg("--port=41641")
+                .arg(format!("--port={}", options.port))
                 .arg(match options.device {
                     Device::Tun => "--tun=tailscale0",
                     Device::Userspace => "--tun=userspace-networking",

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{self, Command},
     sync::{
@@ -15,9 +15,11 @@ use anyhow::{Context as _, Result};
 
 use super::{
     ca::LabCa,
-    nat::{NatKind, OBSTACLE_CLEARED, Obstacle},
+    hop::Wire,
+    nat::NatKind,
     netns::{Namespace, PREFIX, remove_leftovers},
-    process::Run,
+    process::Process,
+    site::{Site, SiteOptions},
 };
 
 /// Where coordinator, relay and STUN answer.
@@ -25,6 +27,12 @@ pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// A second address of the server, so that mapping and filtering of a NAT can be told apart.
 pub const SERVER_SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+/// Where the server answers in a lab with IPv6.
+pub const SERVER_IPV6: Ipv6Addr = wan_ipv6(1);
+
+/// The router of the lab's IPv6 internet.
+const IPV6_CORE: Ipv6Addr = wan_ipv6(0xffff);
 
 /// An address of the server as a company's network would have it; only to such may control be plain HTTP.
 pub const SERVER_PRIVATE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
@@ -35,6 +43,9 @@ pub(crate) const SERVER_PRIVATE_NAME: &str = "private.lab";
 /// The name under which every host of the lab knows [`SERVER_ADDRESS`].
 pub(crate) const SERVER_NAME: &str = "control.lab";
 
+/// The name of the relay that [`super::Derper`] is.
+pub(crate) const RELAY_NAME: &str = "relay.lab";
+
 static LEFTOVERS: Once = Once::new();
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -44,41 +55,45 @@ pub struct Lab {
     ground: Arc<Ground>,
     server: Host,
     ca: LabCa,
-    sites: AtomicU8,
     publics: AtomicU8,
+}
+
+/// What a lab's internet is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LabOptions {
+    /// It has IPv6 beside IPv4, with a router between its networks and no translation.
+    pub ipv6: bool,
 }
 
 /// What all hosts of a lab share.
 #[derive(Debug)]
-struct Ground {
+pub(crate) struct Ground {
     name: String,
     directory: PathBuf,
     bridge: Namespace,
     ports: AtomicU32,
+    sites: AtomicU8,
+    pub(crate) ipv6: bool,
 }
 
 /// A machine: a namespace with one interface.
 #[derive(Debug)]
 pub struct Host {
-    name: String,
-    namespace: Namespace,
-    address: Ipv4Addr,
-    ground: Arc<Ground>,
-}
-
-/// A router with the hosts behind it on one network.
-#[derive(Debug)]
-pub struct Site {
-    index: u8,
-    kind: NatKind,
-    router: Namespace,
-    hosts: AtomicU8,
-    ground: Arc<Ground>,
+    pub(crate) name: String,
+    pub(crate) namespace: Namespace,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) ground: Arc<Ground>,
 }
 
 impl Lab {
     /// Opens a lab: the bridge and the server, no site yet.
     pub fn open() -> Result<Self> {
+        Self::open_with(LabOptions::default())
+    }
+
+    /// Opens a lab with an internet of that kind.
+    pub fn open_with(options: LabOptions) -> Result<Self> {
         LEFTOVERS.call_once(remove_leftovers);
         let name = format!("{PREFIX}{}x{}", process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&name);
@@ -91,7 +106,13 @@ impl Lab {
             directory,
             bridge,
             ports: AtomicU32::new(0),
+            sites: AtomicU8::new(0),
+            ipv6: options.ipv6,
         });
+        if options.ipv6 {
+            ground.bridge.ip(&format!("address add {IPV6_CORE}/64 dev br0 nodad"))?;
+            ground.bridge.sysctl("ipv6.conf.all.forwarding", "1")?;
+        }
         let server = Host::on_bridge(&ground, "server", SERVER_ADDRESS)?;
         server.namespace.ip(&format!(
             "address add {SERVER_SECOND_ADDRESS}/24 dev eth0\naddress add {SERVER_PRIVATE_ADDRESS}/32 dev eth0"
@@ -100,7 +121,6 @@ impl Lab {
             ground,
             server,
             ca,
-            sites: AtomicU8::new(0),
             publics: AtomicU8::new(0),
         })
     }
@@ -123,25 +143,20 @@ impl Lab {
         &self.ca
     }
 
+    /// Whether it has IPv6 beside IPv4.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.ground.ipv6
+    }
+
     /// Adds a site whose router is of that kind.
     pub fn site(&self, kind: NatKind) -> Result<Site> {
-        let index = self.sites.fetch_add(1, Ordering::Relaxed) + 1;
-        let router = self.ground.namespace(&format!("router{index}"))?;
-        self.ground.plug(&router, "wan")?;
-        let wan = Site::wan_of(index);
-        router.ip(&format!(
-            "address add {wan}/24 dev wan\nlink set wan up\nroute add {SERVER_PRIVATE_ADDRESS} dev wan\nlink add lan type bridge\n\
-             address add 192.168.{index}.1/24 dev lan\nlink set lan up"
-        ))?;
-        router.sysctl("ipv4.ip_forward", "1")?;
-        router.nft(&kind.ruleset(Site::host_of(index, 0)))?;
-        Ok(Site {
-            index,
-            kind,
-            router,
-            hosts: AtomicU8::new(0),
-            ground: Arc::clone(&self.ground),
-        })
+        Site::build(&self.ground, &SiteOptions::new(kind))
+    }
+
+    /// Adds a site as `options` say.
+    pub fn site_with(&self, options: &SiteOptions<'_>) -> Result<Site> {
+        Site::build(&self.ground, options)
     }
 
     /// Adds a host with a public address and nothing before it.
@@ -159,23 +174,72 @@ impl Lab {
 }
 
 impl Ground {
-    fn namespace(&self, role: &str) -> Result<Namespace> {
-        Namespace::create(
-            &self.name,
-            role,
-            &format!("{SERVER_ADDRESS} {SERVER_NAME}\n{SERVER_PRIVATE_ADDRESS} {SERVER_PRIVATE_NAME}\n"),
-        )
+    pub(crate) fn namespace(&self, role: &str) -> Result<Namespace> {
+        let mut hosts = format!(
+            "{SERVER_ADDRESS} {SERVER_NAME}\n{SERVER_SECOND_ADDRESS} {RELAY_NAME}\n{SERVER_PRIVATE_ADDRESS} {SERVER_PRIVATE_NAME}\n"
+        );
+        if self.ipv6 {
+            hosts.push_str(&format!("{SERVER_IPV6} {SERVER_NAME}\n"));
+        }
+        let namespace = Namespace::create(&self.name, role, &hosts)?;
+        // Nobody has these addresses, so nothing has to be waited for before they may be used.
+        namespace.sysctl("ipv6.conf.all.accept_dad", "0")?;
+        namespace.sysctl("ipv6.conf.default.accept_dad", "0")?;
+        Ok(namespace)
     }
 
-    /// Connects a new interface of `namespace` with the bridge.
-    fn plug(&self, namespace: &Namespace, interface: &str) -> Result<()> {
-        let port = format!("p{}", self.ports.fetch_add(1, Ordering::Relaxed));
-        namespace.ip(&format!(
-            "link add {interface} type veth peer name {port} netns {}",
-            self.bridge.name()
-        ))?;
-        self.bridge.ip(&format!("link set {port} master br0 up"))
+    /// The number of a new site.
+    pub(crate) fn next_site(&self) -> u8 {
+        self.sites.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// Connects a new interface of `namespace` with the bridge; the process is the wire, if that is one of a kind.
+    pub(crate) fn plug(&self, namespace: &Namespace, interface: &str, wire: Option<&Wire>) -> Result<Option<Process>> {
+        self.plug_into((&self.bridge, "br0"), namespace, interface, wire)
+    }
+
+    /// Connects a new interface of `namespace` with the bridge of that name in another.
+    pub(crate) fn plug_into(
+        &self,
+        (at, bridge): (&Namespace, &str),
+        namespace: &Namespace,
+        interface: &str,
+        wire: Option<&Wire>,
+    ) -> Result<Option<Process>> {
+        let port = format!("p{}", self.ports.fetch_add(1, Ordering::Relaxed));
+        let process = match wire {
+            Some(wire) => Some(wire.lay(&self.directory, (namespace, interface), (at, &port))?),
+            None => {
+                namespace.ip(&format!(
+                    "link add {interface} type veth peer name {port} netns {}",
+                    at.name()
+                ))?;
+                None
+            }
+        };
+        at.ip(&format!("link set {port} master {bridge} up"))?;
+        Ok(process)
+    }
+
+    /// Tells the IPv6 internet that `network` lies behind the site of that number.
+    pub(crate) fn route_ipv6(&self, network: &str, site: u8) -> Result<()> {
+        self.bridge.ip(&format!("route add {network} via {}", site_ipv6(site)))
+    }
+}
+
+/// An address of the lab's IPv6 internet.
+const fn wan_ipv6(host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, host)
+}
+
+/// The outer IPv6 address of the site of that number.
+pub(crate) const fn site_ipv6(site: u8) -> Ipv6Addr {
+    wan_ipv6(10 + site as u16)
+}
+
+/// The line of `ip` that leads out of a network of the IPv6 internet.
+pub(crate) fn ipv6_way_out() -> String {
+    format!("route add default via {IPV6_CORE}")
 }
 
 impl Drop for Ground {
@@ -189,14 +253,33 @@ impl Drop for Ground {
 impl Host {
     fn on_bridge(ground: &Arc<Ground>, name: &str, address: Ipv4Addr) -> Result<Self> {
         let namespace = ground.namespace(name)?;
-        ground.plug(&namespace, "eth0")?;
+        ground.plug(&namespace, "eth0", None)?;
         namespace.ip(&format!("address add {address}/24 dev eth0\nlink set eth0 up"))?;
+        if ground.ipv6 {
+            let address = wan_ipv6(u16::from(address.octets()[3]));
+            namespace.ip(&format!("address add {address}/64 dev eth0 nodad\n{}", ipv6_way_out()))?;
+        }
         Ok(Self {
             name: name.to_owned(),
             namespace,
             address,
+            gateway: None,
             ground: Arc::clone(ground),
         })
+    }
+
+    /// Gives the host another address in its network, as a move to another access point does. What was sent from the old
+    /// one is not answered any more.
+    pub fn move_to(&mut self, last: u8) -> Result<()> {
+        let gateway = self.gateway.context("a host with a public address stays where it is")?;
+        let [a, b, c, _] = self.address.octets();
+        let next = Ipv4Addr::new(a, b, c, last);
+        self.namespace.ip(&format!(
+            "address del {}/24 dev eth0\naddress add {next}/24 dev eth0\nroute add default via {gateway}",
+            self.address
+        ))?;
+        self.address = next;
+        Ok(())
     }
 
     /// What the test calls it.
@@ -211,7 +294,7 @@ impl Host {
         &self.namespace
     }
 
-    /// Its address in the underlay.
+    /// Its IPv4 address in the underlay; unspecified where it has none.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
@@ -229,72 +312,5 @@ impl Host {
         let mut command = self.namespace.command(program);
         command.env("SSL_CERT_FILE", self.ground.directory.join("ca.pem"));
         command
-    }
-}
-
-impl Site {
-    fn wan_of(index: u8) -> Ipv4Addr {
-        Ipv4Addr::new(203, 0, 113, 10 + index)
-    }
-
-    fn host_of(index: u8, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(192, 168, index, 2 + host)
-    }
-
-    /// The router's public address.
-    #[must_use]
-    pub fn wan(&self) -> Ipv4Addr {
-        Self::wan_of(self.index)
-    }
-
-    /// The router's namespace, its interfaces being `wan` and `lan`.
-    #[must_use]
-    pub fn router(&self) -> &Namespace {
-        &self.router
-    }
-
-    /// Adds a host to the site's network.
-    pub fn host(&self, name: &str) -> Result<Host> {
-        let host = self.hosts.fetch_add(1, Ordering::Relaxed);
-        let address = Self::host_of(self.index, host);
-        let namespace = self.ground.namespace(name)?;
-        namespace.ip(&format!(
-            "link add eth0 type veth peer name h{host} netns {}",
-            self.router.name()
-        ))?;
-        self.router.ip(&format!("link set h{host} master lan up"))?;
-        namespace.ip(&format!(
-            "address add {address}/24 dev eth0\nlink set eth0 up\nroute add default via 192.168.{}.1",
-            self.index
-        ))?;
-        Ok(Host {
-            name: name.to_owned(),
-            namespace,
-            address,
-            ground: Arc::clone(&self.ground),
-        })
-    }
-
-    /// Makes the router a new one of that kind: its rules change and it forgets every UDP flow.
-    pub fn become_kind(&mut self, kind: NatKind) -> Result<()> {
-        self.kind = kind;
-        self.router.nft(&kind.ruleset(Self::host_of(self.index, 0)))?;
-        self.forget_udp_flows()
-    }
-
-    /// Puts `obstacle` into the router, in place of an earlier one. Flows under way meet it, too.
-    pub fn obstruct(&self, obstacle: Obstacle) -> Result<()> {
-        self.router.nft(&obstacle.ruleset())
-    }
-
-    /// Takes the obstacle away.
-    pub fn clear(&self) -> Result<()> {
-        self.router.nft(OBSTACLE_CLEARED)
-    }
-
-    /// Makes the router forget every UDP flow. TCP goes on: else the streams to the coordinator would hang for minutes.
-    pub fn forget_udp_flows(&self) -> Result<()> {
-        // Its status tells only whether there was any.
-        Run::of(self.router.command("conntrack").args(["-D", "-p", "udp"])).map(drop)
     }
 }

@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::Contestant;
+use super::{Contestant, NodeOptions};
 use crate::lab::{
-    Device, Headscale, HeadscaleOptions, Lab, NatKind, Process, Role, Sandd, SanddOptions, Timings, eventually,
+    Device, Headscale, HeadscaleOptions, Lab, NatKind, Process, Relays, Role, Sandd, SanddOptions, Timings, eventually,
     probe::Pinger, run,
 };
 
@@ -22,6 +22,7 @@ const TUNED: HeadscaleOptions = HeadscaleOptions {
     timings: Timings::Tuned,
     plain_http: false,
     policy: None,
+    relays: Relays::Embedded,
 };
 
 /// The cost of an idle node.
@@ -48,8 +49,13 @@ pub fn idle_node(contestant: Contestant, watch: Duration) -> Result<IdleCost> {
     let key = headscale.reusable_key()?;
     let (_site_a, a, _site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
     // The pinging side needs an interface.
-    let mut other = contestant.start(&b, Device::Tun, headscale.url(), Some(&key))?;
-    let mut watched = contestant.start(&a, Device::Userspace, headscale.url(), Some(&key))?;
+    let options = NodeOptions::new(headscale.url(), Some(&key));
+    let userspace = NodeOptions {
+        device: Device::Userspace,
+        ..options
+    };
+    let mut other = contestant.start(&b, &options)?;
+    let mut watched = contestant.start(&a, &userspace)?;
     other.address()?;
     let pinger = Pinger::start(b.namespace(), watched.address()?, Duration::from_millis(100))?;
     pinger.first_answer(Duration::from_secs(20))?;

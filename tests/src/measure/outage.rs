@@ -6,14 +6,15 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::lab::{
-    Device, Headscale, HeadscaleOptions, Lab, NatKind, Role, Sandd, SanddOptions, SanddPath, Timings, eventually,
-    probe::Pinger,
+    Device, Headscale, HeadscaleOptions, Lab, NatKind, Relays, Role, Sandd, SanddOptions, SanddPath, Timings,
+    eventually, probe::Pinger,
 };
 
 const TUNED: HeadscaleOptions = HeadscaleOptions {
     timings: Timings::Tuned,
     plain_http: false,
     policy: None,
+    relays: Relays::Embedded,
 };
 
 /// Between two echo requests.

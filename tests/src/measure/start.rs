@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::{Contestant, Summary};
+use super::{Contestant, NodeOptions, Summary};
 use crate::lab::{
-    Device, Headscale, HeadscaleOptions, Host, Lab, NatKind, Site, Timings,
+    Headscale, HeadscaleOptions, Host, Lab, NatKind, Site, Timings,
     probe::{DirectWatch, Pinger},
 };
 
@@ -95,7 +95,7 @@ pub fn start_figures(
     )?;
     let key = headscale.reusable_key()?;
     let (site_a, a, site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
-    let mut node_b = peer.start(&b, Device::Tun, headscale.url(), Some(&key))?;
+    let mut node_b = peer.start(&b, &NodeOptions::new(headscale.url(), Some(&key)))?;
     let target = node_b.address()?;
     // The peer is up: Headscale has its home region and endpoints, and passes them on with the first map.
     pause(SETTLE)?;
@@ -163,7 +163,7 @@ impl Ground<'_> {
         let at_b = DirectWatch::start(self.b.namespace(), self.site_a.wan())?;
         let pinger = Pinger::start(self.a.namespace(), target, INTERVAL)?;
         let key = first.then_some(self.key.as_str());
-        let node = contestant.start(self.a, Device::Tun, self.headscale.url(), key)?;
+        let node = contestant.start(self.a, &NodeOptions::new(self.headscale.url(), key))?;
         let answered = pinger.first_answer(PATIENCE)?;
         let direct = at_a
             .first_data(Duration::from_secs(10))

@@ -182,15 +182,13 @@ impl Driver {
                     self.registration = None;
                     end = self.attempt().await;
                 }
-                End::Command(Command::Logout(reply)) => {
-                    match self.logout().await {
-                        Ok(()) => break Some(Farewell::Logout(reply)),
-                        Err(error) => {
-                            let _ = reply.send(Err(error));
-                            end = self.attempt().await;
-                        }
+                End::Command(Command::Logout(reply)) => match self.logout().await {
+                    Ok(()) => break Some(Farewell::Logout(reply)),
+                    Err(error) => {
+                        let _ = reply.send(Err(error));
+                        end = self.attempt().await;
                     }
-                }
+                },
                 End::Command(Command::Shutdown(reply)) => break Some(Farewell::Shutdown(reply)),
                 End::Abandoned => break None,
             }

@@ -2,6 +2,7 @@
 
 use std::{
     io::Read as _,
+    mem,
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -39,47 +40,56 @@ struct Seen {
 pub struct DirectWatch {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
+
+/// ETH_P_IP and ETH_P_IPV6.
+const PROTOCOLS: [u16; 2] = [0x0800, 0x86dd];
 
 impl DirectWatch {
     /// Starts to watch in `namespace` for datagrams from `source`.
     pub fn start(namespace: &Namespace, source: Ipv4Addr) -> Result<Self> {
-        // ETH_P_IP in network order; a cooked socket starts at the IP header.
-        let protocol = Protocol::from(i32::from(0x0800_u16.to_be()));
-        let mut socket = namespace
-            .inside(|| Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)))?
-            .context("no packet socket")?;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let thread = thread::spawn({
-            let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
-            move || {
-                let mut packet = vec![0; 65536];
-                while !stop.load(Ordering::Relaxed) {
-                    let Ok(length) = socket.read(&mut packet) else { continue };
-                    let at = Instant::now();
-                    let Some(kind) = packet.get(..length).and_then(|packet| kind_of(packet, source)) else {
-                        continue;
-                    };
-                    seen.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(Seen { at, kind });
-                }
-            }
-        });
-        Ok(Self {
-            stop,
-            seen,
-            thread: Some(thread),
-        })
+        Self::watch(namespace, Some(IpAddr::V4(source)))
+    }
+
+    /// Starts to watch in `namespace` for datagrams from anywhere, of both versions of IP.
+    pub fn anywhere(namespace: &Namespace) -> Result<Self> {
+        Self::watch(namespace, None)
+    }
+
+    fn watch(namespace: &Namespace, source: Option<IpAddr>) -> Result<Self> {
+        let mut watch = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            seen: Arc::new(Mutex::new(Vec::new())),
+            threads: Vec::new(),
+        };
+        for protocol in PROTOCOLS {
+            // A cooked socket starts at the IP header; bound to one protocol it sees only what comes in.
+            let protocol = Protocol::from(i32::from(protocol.to_be()));
+            let socket = namespace
+                .inside(|| Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)))?
+                .context("no packet socket")?;
+            socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+            let (stop, seen) = (Arc::clone(&watch.stop), Arc::clone(&watch.seen));
+            watch
+                .threads
+                .push(thread::spawn(move || note(socket, source, &stop, &seen)));
+        }
+        Ok(watch)
     }
 
     /// When the first datagram of that kind came, `None` so far.
     #[must_use]
     pub fn first(&self, kind: WireGuardKind) -> Option<Instant> {
+        self.first_since(kind, None)
+    }
+
+    /// When the first datagram of that kind came after `since`, `None` so far.
+    #[must_use]
+    pub fn first_since(&self, kind: WireGuardKind, since: Option<Instant>) -> Option<Instant> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().find(|seen| seen.kind == kind).map(|seen| seen.at)
+        let wanted = |seen: &&Seen| seen.kind == kind && since.is_none_or(|since| seen.at > since);
+        seen.iter().find(wanted).map(|seen| seen.at)
     }
 
     /// How many datagrams of that kind came.
@@ -100,18 +110,41 @@ impl DirectWatch {
 impl Drop for DirectWatch {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in mem::take(&mut self.threads) {
             let _ = thread.join();
         }
     }
 }
 
-fn kind_of(packet: &[u8], source: Ipv4Addr) -> Option<WireGuardKind> {
-    let from = Ipv4Addr::from(*packet.get(12..16)?.first_chunk::<4>()?);
-    if packet.get(9) != Some(&17) || IpAddr::V4(from) != IpAddr::V4(source) {
+fn note(mut socket: Socket, source: Option<IpAddr>, stop: &AtomicBool, seen: &Mutex<Vec<Seen>>) {
+    let mut packet = vec![0; 65536];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(length) = socket.read(&mut packet) else { continue };
+        let at = Instant::now();
+        if let Some(kind) = packet.get(..length).and_then(|packet| kind_of(packet, source)) {
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Seen { at, kind });
+        }
+    }
+}
+
+fn kind_of(packet: &[u8], source: Option<IpAddr>) -> Option<WireGuardKind> {
+    let (from, protocol, header) = match packet.first()? >> 4 {
+        4 => (
+            IpAddr::from(*packet.get(12..16)?.first_chunk::<4>()?),
+            *packet.get(9)?,
+            usize::from(packet.first()? & 0x0f) * 4,
+        ),
+        _ => (
+            IpAddr::from(*packet.get(8..24)?.first_chunk::<16>()?),
+            *packet.get(6)?,
+            40,
+        ),
+    };
+    if protocol != 17 || source.is_some_and(|source| source != from) {
         return None;
     }
-    let header = usize::from(packet.first()? & 0x0f) * 4;
     let payload = packet.get(header + 8..)?;
     Some(match payload {
         [1..=3, 0, 0, 0, ..] => WireGuardKind::Handshake,
