@@ -1,5 +1,6 @@
 //! [`ControlClient`]: the handle an embedder holds.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::config::{AuthKey, ControlConfig, EndpointKind};
 use crate::error::ControlError;
 use crate::event::ControlEvent;
 use crate::io::{Command, Driver, NodeState, Shared, StateStore};
-use crate::keys::{MachinePublicKey, NodePrivateKey};
+use crate::keys::{MachinePublicKey, NodePrivateKey, NodePublicKey};
 use crate::netmap::RegionId;
 use crate::wire::{Hostinfo, NetInfo};
 
@@ -72,7 +73,7 @@ impl ControlClient {
 
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
-        let shared = Arc::new(Shared::new(announcement, node_key));
+        let shared = Arc::new(Shared::new(announcement, node_key, state.relay_keys.clone()));
         let client = Self {
             shared: shared.clone(),
             commands,
@@ -103,6 +104,18 @@ impl ControlClient {
     #[must_use]
     pub fn saved_home(&self) -> Option<RegionId> {
         self.saved_home
+    }
+
+    /// The keys of relay servers that are kept, by host and port.
+    #[must_use]
+    pub fn relay_keys(&self) -> BTreeMap<String, NodePublicKey> {
+        self.shared.with(|state| state.relay_keys.clone())
+    }
+
+    /// Keeps these keys of relay servers for the next run.
+    pub fn set_relay_keys(&self, keys: BTreeMap<String, NodePublicKey>) {
+        self.shared.with(|state| state.relay_keys = keys);
+        self.shared.changed.notify_one();
     }
 
     /// Where peers may find this node. The coordinator is told if the set changed; before the first connection it goes

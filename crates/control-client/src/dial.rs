@@ -12,6 +12,7 @@ mod dialer;
 mod error;
 mod http1;
 mod pin;
+mod proxy;
 mod stream;
 mod tls;
 
@@ -19,6 +20,7 @@ pub use dialer::{DialTarget, Dialer};
 pub use error::DialError;
 pub(crate) use http1::{Http1, printable};
 pub use http1::{UpgradeResponse, upgrade};
+pub use proxy::Proxy;
 pub use stream::{Stream, Upgraded};
 pub use tls::TlsMode;
 

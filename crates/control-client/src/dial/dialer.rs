@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::proxy::Proxy;
 use super::tls::{self, TlsMode};
 use super::{DialError, Stream};
 
@@ -21,6 +22,10 @@ use super::{DialError, Stream};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one address may take before the next is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
+/// How long all of them may take. It covers two lost packets; a fresh attempt is better than a third.
+const TCP_TIMEOUT: Duration = Duration::from_secs(4);
+/// Special configurations that are remembered, each with the sessions to resume.
+const MAX_CONFIGS: usize = 16;
 
 /// Where to connect to, and what to expect there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +48,9 @@ pub struct Dialer {
 
 struct Inner {
     extra_roots: Vec<CertificateDer<'static>>,
+    proxy: Option<Proxy>,
+    /// Of servers that prove themselves otherwise than by chain and host name.
+    special: Mutex<Vec<(TlsMode, Arc<ClientConfig>)>>,
     /// Reading the system's roots takes some milliseconds, so it waits for the first TLS dial.
     verifying: OnceLock<(Arc<RootCertStore>, Arc<ClientConfig>)>,
 }
@@ -56,11 +64,20 @@ impl std::fmt::Debug for Dialer {
 }
 
 impl Dialer {
-    /// Trusts the system's roots (or those of `SSL_CERT_FILE`) and the certificates in `ca_file`.
+    /// Trusts the system's roots (or those of `SSL_CERT_FILE`) and the certificates in `ca_file`; TLS goes through the
+    /// proxy of the environment, if there is one.
     ///
     /// # Errors
     /// [`DialError::CaFile`] when the file cannot be read or holds no certificate.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, DialError> {
+        Self::with_proxy(ca_file, Proxy::from_environment())
+    }
+
+    /// As [`Self::new`], with this proxy or none instead of the environment's.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn with_proxy(ca_file: Option<&Path>, proxy: Option<Proxy>) -> Result<Self, DialError> {
         let extra_roots = match ca_file {
             Some(path) => read_roots(path).map_err(|source| DialError::CaFile {
                 path: path.to_owned(),
@@ -71,6 +88,8 @@ impl Dialer {
         Ok(Self {
             inner: Arc::new(Inner {
                 extra_roots,
+                proxy,
+                special: Mutex::default(),
                 verifying: OnceLock::new(),
             }),
         })
@@ -96,7 +115,17 @@ impl Dialer {
             .as_ref()
             .map(|mode| self.tls_config(mode, &target.host))
             .transpose()?;
-        let tcp = race(resolve(target).await?, &target.host).await?;
+        let is_here = !target.addresses.is_empty() && target.addresses.iter().all(IpAddr::is_loopback);
+        let proxy = self.inner.proxy.as_ref().filter(|_| config.is_some() && !is_here);
+        let proxy = proxy.filter(|proxy| proxy.serves(&target.host, target.port));
+        let tcp = match proxy {
+            Some(proxy) => {
+                let mut tcp = connect(proxy.host(), proxy.port(), &[]).await?;
+                proxy.tunnel(&mut tcp, &target.host, target.port).await?;
+                tcp
+            }
+            None => connect(&target.host, target.port, &target.addresses).await?,
+        };
         // A lost option costs latency only.
         let _ = tcp.set_nodelay(true);
         let Some(config) = config else {
@@ -113,12 +142,27 @@ impl Dialer {
     }
 
     fn tls_config(&self, mode: &TlsMode, host: &str) -> Result<Arc<ClientConfig>, DialError> {
+        if matches!(mode, TlsMode::Verify { name } if name == host) {
+            return Ok(self.verifying()?.1);
+        }
+        if let Some((_, config)) = self.special().iter().find(|(known, _)| known == mode) {
+            return Ok(Arc::clone(config));
+        }
         let built = match mode {
-            TlsMode::Verify { name } if name == host => return Ok(self.verifying()?.1),
             TlsMode::Verify { name } => tls::verifying_as(self.verifying()?.0, server_name(name)?),
             TlsMode::Pin { sha256, name } => tls::pinned(*sha256, name.as_deref().map(server_name).transpose()?),
         };
-        built.map(Arc::new).map_err(|error| tls_setup(host, error))
+        let config = built.map(Arc::new).map_err(|error| tls_setup(host, error))?;
+        let mut special = self.special();
+        if special.len() >= MAX_CONFIGS {
+            special.remove(0);
+        }
+        special.push((mode.clone(), Arc::clone(&config)));
+        Ok(config)
+    }
+
+    fn special(&self) -> std::sync::MutexGuard<'_, Vec<(TlsMode, Arc<ClientConfig>)>> {
+        self.inner.special.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn verifying(&self) -> Result<(Arc<RootCertStore>, Arc<ClientConfig>), DialError> {
@@ -169,22 +213,24 @@ fn server_name(name: &str) -> Result<ServerName<'static>, DialError> {
     ServerName::try_from(bare.to_owned()).map_err(|_| DialError::Name { name: name.to_owned() })
 }
 
+async fn connect(host: &str, port: u16, addresses: &[IpAddr]) -> Result<TcpStream, DialError> {
+    let addresses = resolve(host, port, addresses).await?;
+    let connected = tokio::time::timeout(TCP_TIMEOUT, race(addresses, host)).await;
+    connected.unwrap_or_else(|_| Err(DialError::Unanswered { host: host.to_owned() }))
+}
+
 /// Addresses to try, the families alternating, IPv6 first.
-async fn resolve(target: &DialTarget) -> Result<VecDeque<SocketAddr>, DialError> {
-    let host = target.host.trim_start_matches('[').trim_end_matches(']');
-    let found: Vec<SocketAddr> = if !target.addresses.is_empty() {
-        target
-            .addresses
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, target.port))
-            .collect()
-    } else if let Ok(ip) = host.parse::<IpAddr>() {
-        vec![SocketAddr::new(ip, target.port)]
+async fn resolve(host: &str, port: u16, addresses: &[IpAddr]) -> Result<VecDeque<SocketAddr>, DialError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found: Vec<SocketAddr> = if !addresses.is_empty() {
+        addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+    } else if let Ok(ip) = bare.parse::<IpAddr>() {
+        vec![SocketAddr::new(ip, port)]
     } else {
-        tokio::net::lookup_host((host, target.port))
+        tokio::net::lookup_host((bare, port))
             .await
             .map_err(|source| DialError::Resolve {
-                host: target.host.clone(),
+                host: host.to_owned(),
                 source,
             })?
             .collect()

@@ -44,6 +44,22 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
+    /// No address answered; a firewall drops what goes there, or nothing is there.
+    #[error("no answer from {host} to tcp within 4 seconds")]
+    Unanswered {
+        /// The host dialled.
+        host: String,
+    },
+    /// The proxy of the environment refuses.
+    #[error("the proxy {proxy} answered {status}: {text}")]
+    Proxy {
+        /// The proxy.
+        proxy: String,
+        /// HTTP status.
+        status: u16,
+        /// Beginning of the body, without control characters.
+        text: String,
+    },
     /// TLS failed: most often the certificate.
     #[error("tls with {host} failed: {source}")]
     Tls {

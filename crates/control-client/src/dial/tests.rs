@@ -178,6 +178,101 @@ async fn a_pin_takes_the_one_leaf_in_its_time_for_its_name() {
     ));
 }
 
+#[tokio::test]
+async fn sessions_are_resumed_whatever_the_server_proves_itself_by() {
+    let authority = authority();
+    let (leaf, key) = authority.leaf(named("control.test"));
+    let sha256 = Sha256::digest(leaf.as_ref()).into();
+    let port = tls_server(leaf, key).await;
+    let dialer = Dialer::new(Some(authority.file().path())).unwrap();
+    for mode in [
+        TlsMode::Pin { sha256, name: None },
+        TlsMode::Verify {
+            name: "control.test".into(),
+        },
+    ] {
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let mut stream = dialer.dial(&target(port, mode.clone())).await.unwrap();
+            stream.read_to_string(&mut String::new()).await.unwrap();
+            let Stream::Tls(tls) = &stream else { panic!("tls") };
+            kinds.push(tls.get_ref().1.handshake_kind().unwrap());
+            assert_eq!(stream.peer_certificates().len(), 2, "known from the first time");
+        }
+        assert_eq!(
+            kinds,
+            [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed],
+            "{mode:?}"
+        );
+    }
+}
+
+/// A proxy that tunnels to this port whatever it is asked for, or refuses; it tells what it was asked.
+async fn connect_proxy(to: Option<u16>) -> (u16, tokio::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, heads) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(tcp.read_u8().await.unwrap());
+            }
+            asked.send(String::from_utf8(head).unwrap()).await.unwrap();
+            let Some(to) = to else {
+                let refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\nwho are you?";
+                let _ = tcp.write_all(refusal).await;
+                continue;
+            };
+            let mut server = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await.unwrap();
+            tcp.write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
+                .await
+                .unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut tcp, &mut server).await });
+        }
+    });
+    (port, heads)
+}
+
+#[tokio::test]
+async fn tls_goes_through_the_proxy_and_is_verified_there_too() {
+    let authority = authority();
+    let (leaf, key) = authority.leaf(named("control.test"));
+    let server = tls_server(leaf, key).await;
+    let (port, mut heads) = connect_proxy(Some(server)).await;
+    let proxy = Proxy::parse(&format!("http://me:secret@127.0.0.1:{port}"), "");
+    let dialer = Dialer::with_proxy(Some(authority.file().path()), proxy).unwrap();
+    let at = |host: &str, name: &str| DialTarget {
+        host: host.into(),
+        port: 443,
+        addresses: Vec::new(),
+        tls: Some(TlsMode::Verify { name: name.into() }),
+    };
+    let mut stream = dialer.dial(&at("control.test", "control.test")).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hi");
+    assert_eq!(
+        heads.recv().await.unwrap(),
+        "CONNECT control.test:443 HTTP/1.1\r\nHost: control.test:443\r\n\
+         Proxy-Authorization: Basic bWU6c2VjcmV0\r\n\r\n"
+    );
+    let wrong = dialer.dial(&at("other.test", "other.test")).await;
+    assert!(matches!(wrong, Err(DialError::Tls { .. })));
+
+    let (port, _heads) = connect_proxy(None).await;
+    let proxy = Proxy::parse(&format!("127.0.0.1:{port}"), "");
+    let dialer = Dialer::with_proxy(Some(authority.file().path()), proxy).unwrap();
+    let refused = dialer.dial(&at("control.test", "control.test")).await.unwrap_err();
+    assert!(
+        matches!(&refused, DialError::Proxy { status: 407, text, .. } if text == "who are you?"),
+        "{refused}"
+    );
+    // Plain HTTP is judged by the address at its other end: it never takes the proxy.
+    let plain = canned(b"x").await;
+    dialer.dial(&plain).await.unwrap();
+}
+
 #[test]
 fn a_useless_ca_file_is_named() {
     let empty = tempfile::NamedTempFile::new().unwrap();

@@ -1,5 +1,6 @@
 //! [`Driver`]: the client's one task. It connects, enrolls, follows the map, and begins again when something breaks.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -20,7 +21,7 @@ use crate::backoff::Backoff;
 use crate::config::{AuthKey, ControlConfig};
 use crate::error::ControlError;
 use crate::event::{ControlEvent, ControlState, Outbox};
-use crate::keys::NodePrivateKey;
+use crate::keys::{NodePrivateKey, NodePublicKey};
 use crate::netmap::{MapSession, NetmapDelta, NetmapUpdate};
 use crate::noise::CAPABILITY_VERSION;
 use crate::registration::Registration;
@@ -39,12 +40,22 @@ pub(crate) struct Shared {
 pub(crate) struct SharedState {
     pub(crate) announcement: Announcement,
     pub(crate) node_key: NodePrivateKey,
+    /// To be kept for the next run.
+    pub(crate) relay_keys: BTreeMap<String, NodePublicKey>,
 }
 
 impl Shared {
-    pub(crate) fn new(announcement: Announcement, node_key: NodePrivateKey) -> Self {
+    pub(crate) fn new(
+        announcement: Announcement,
+        node_key: NodePrivateKey,
+        relay_keys: BTreeMap<String, NodePublicKey>,
+    ) -> Self {
         Self {
-            state: Mutex::new(SharedState { announcement, node_key }),
+            state: Mutex::new(SharedState {
+                announcement,
+                node_key,
+                relay_keys,
+            }),
             changed: Notify::new(),
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::keys::{MachinePrivateKey, MachinePublicKey, NodePrivateKey};
+use crate::keys::{MachinePrivateKey, MachinePublicKey, NodePrivateKey, NodePublicKey};
 use crate::netmap::RegionId;
 
 /// Why state cannot be read or written.
@@ -84,6 +84,8 @@ pub struct NodeState {
     pub registered_at: Option<String>,
     /// Home relay region of the last run.
     pub home: Option<RegionId>,
+    /// Keys of relay servers by host and port, so that a login costs a round trip less.
+    pub relay_keys: BTreeMap<String, NodePublicKey>,
 }
 
 impl NodeState {
@@ -97,6 +99,7 @@ impl NodeState {
             control_keys: BTreeMap::new(),
             registered_at: None,
             home: None,
+            relay_keys: BTreeMap::new(),
         }
     }
 }
@@ -115,6 +118,8 @@ struct StateFile {
     registered_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     home: Option<RegionId>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    relay_keys: BTreeMap<String, NodePublicKey>,
 }
 
 impl Drop for StateFile {
@@ -137,9 +142,12 @@ fn encode(state: &NodeState) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
         control_keys: state.control_keys.clone(),
         registered_at: state.registered_at.clone(),
         home: state.home,
+        relay_keys: state.relay_keys.clone(),
     };
     // Room from the start, so that no growing buffer leaves a copy of a key behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(4096 + 512 * state.control_keys.len()));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        4096 + 512 * (state.control_keys.len() + state.relay_keys.len()),
+    ));
     serde_json::to_writer_pretty(&mut *bytes, &file)?;
     Ok(bytes)
 }
@@ -165,6 +173,7 @@ fn decode(bytes: &[u8]) -> Result<NodeState, String> {
         control_keys: file.control_keys.clone(),
         registered_at: file.registered_at.clone(),
         home: file.home,
+        relay_keys: file.relay_keys.clone(),
     })
 }
 
@@ -481,6 +490,8 @@ mod tests {
         state.node_key = Some(NodePrivateKey::generate());
         state.registered_at = Some("http://x".into());
         state.home = Some(RegionId(9));
+        let relay_key = NodePrivateKey::generate().public();
+        state.relay_keys.insert("derp.test:443".into(), relay_key);
         store.save(&state).unwrap();
         store.save_netmap(Some(b"{}")).unwrap();
         drop(store);
@@ -493,8 +504,8 @@ mod tests {
             state.trying_node_key.unwrap().public()
         );
         assert_eq!(
-            (again.control_keys, again.registered_at, again.home),
-            (state.control_keys, state.registered_at, state.home)
+            (again.control_keys, again.registered_at, again.home, again.relay_keys),
+            (state.control_keys, state.registered_at, state.home, state.relay_keys)
         );
         assert_eq!(store.load_netmap().unwrap().unwrap(), b"{}");
         assert_eq!(

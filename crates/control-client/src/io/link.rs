@@ -215,8 +215,11 @@ impl Driver {
             .as_ref()
             .and_then(|info| u16::try_from(info.preferred_derp).ok());
         let home = home.filter(|home| *home != 0).map(RegionId);
-        if home.is_some() && home != self.state.home {
+        let home = home.or(self.state.home);
+        let relay_keys = self.shared.with(|state| state.relay_keys.clone());
+        if home != self.state.home || relay_keys != self.state.relay_keys {
             self.state.home = home;
+            self.state.relay_keys = relay_keys;
             self.saver.save(&self.state);
         }
         link.pacer.changed(&current, Instant::now());
