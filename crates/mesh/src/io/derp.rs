@@ -16,9 +16,11 @@ mod connection;
 mod error;
 mod inbox;
 mod limit;
+mod memory;
 mod queue;
 mod region;
 mod target;
+mod websocket;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use tokio::task::JoinHandle;
 
 use crate::derp::PeerGoneReason;
 pub use inbox::RelayPackets;
+use memory::Memory;
 use region::{Link, RegionTask, Shared};
 
 /// Slots of the event channel that packets leave free, so that news about connections always find room.
@@ -105,6 +108,7 @@ pub struct DerpPool {
     control: ControlUrl,
     events: mpsc::Sender<DerpEvent>,
     drops: Arc<DropCounters>,
+    memory: Arc<Memory>,
     map: Arc<DerpMap>,
     home: Option<RegionId>,
     regions: BTreeMap<RegionId, Region>,
@@ -121,6 +125,7 @@ impl DerpPool {
             control,
             events,
             drops: Arc::default(),
+            memory: Arc::default(),
             map: Arc::default(),
             home: None,
             regions: BTreeMap::new(),
@@ -194,6 +199,23 @@ impl DerpPool {
             .and_then(|region| region.shared.connect_time())
     }
 
+    /// What is wrong at this region's relay, in words: why it is not connected, or what it says of itself.
+    #[must_use]
+    pub fn trouble(&self, region: RegionId) -> Option<String> {
+        self.regions.get(&region).and_then(|region| region.shared.trouble())
+    }
+
+    /// Keys of relay servers from an earlier run, by host and port: the first login is as short as any.
+    pub fn set_server_keys(&mut self, keys: BTreeMap<String, NodePublicKey>) {
+        self.memory.load(keys);
+    }
+
+    /// The keys of relay servers that are known, for the next run.
+    #[must_use]
+    pub fn server_keys(&self) -> BTreeMap<String, NodePublicKey> {
+        self.memory.keys()
+    }
+
     /// Packets dropped so far.
     #[must_use]
     pub fn drops(&self) -> DerpDrops {
@@ -233,6 +255,7 @@ impl DerpPool {
                 key: self.key.clone(),
                 dialer: self.dialer.clone(),
                 targets: target::targets(&definition, &self.control),
+                memory: Arc::clone(&self.memory),
                 events: self.events.clone(),
             };
             // Ends when the pool drops or closes the region.

@@ -323,6 +323,7 @@ impl Driver {
             DerpEvent::Connected { region } => {
                 self.engine.handle_relay(region, true, now);
                 self.reach.relay_connected(region);
+                self.keep_relay_keys();
                 self.tell(MeshEvent::RelayConnected { region: region.0 });
             }
             DerpEvent::Disconnected { region, error } => {

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-/// Pauses before each further attempt.
-const LADDER: [Duration; 7] = [
+/// Pauses before each further attempt. A server that restarts is back within ten seconds or later than that.
+const LADDER: [Duration; 10] = [
     Duration::ZERO,
     Duration::from_millis(100),
     Duration::from_millis(250),
     Duration::from_millis(500),
     Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
     Duration::from_secs(2),
     Duration::from_secs(5),
 ];
@@ -76,8 +79,11 @@ mod tests {
     fn the_first_attempt_is_at_once_and_the_last_every_five_seconds() {
         let (mut backoff, now) = (Backoff::default(), Instant::now());
         let mut pause = || backoff.pause(Ending::Failed, None, 0.5, now).as_millis();
-        let pauses: Vec<_> = (0..8).map(|_| pause()).collect();
-        assert_eq!(pauses, [0, 100, 250, 500, 1_000, 2_000, 5_000, 5_000]);
+        let pauses: Vec<_> = (0..11).map(|_| pause()).collect();
+        assert_eq!(
+            pauses,
+            [0, 100, 250, 500, 1_000, 1_000, 2_000, 2_000, 2_000, 5_000, 5_000]
+        );
     }
 
     #[test]

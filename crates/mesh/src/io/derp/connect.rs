@@ -3,24 +3,28 @@
 //! ```text
 //! first time     TCP, TLS, GET ──▶ 101, ServerKey ──▶ ClientInfo, packets
 //! key known      TCP, TLS, GET + ClientInfo + packets                       one round trip less ("fast start")
+//! no 101         TCP, TLS, GET as a WebSocket ──▶ 101, ServerKey ──▶ the same inside binary messages
 //! ```
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sandd_control_client::dial::{Stream, upgrade};
+use sandd_control_client::dial::{DialError, Stream, upgrade};
 use sandd_control_client::keys::NodePublicKey;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use super::connection::Connection;
+use super::connection::{Connection, Transport};
 use super::error::RelayError;
-use super::region::Link;
+use super::memory::Known;
+use super::region::{Link, Shared};
 use super::target::Target;
+use super::websocket::WebSocketBytes;
 use crate::derp::ClientLogin;
 
 /// For all servers of a region together.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// An attempt of this age that is not through is made anew when the network has changed.
+const HANGS_AFTER: Duration = Duration::from_secs(1);
 /// Unacknowledged data for so long means that the path is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(8);
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -29,66 +33,104 @@ const UNSENT: u32 = 128 << 10;
 /// Name in the extra certificate by which servers tell their key.
 const META_NAME: &[u8] = b"derpkey";
 
-/// What is remembered of a server between connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
-    /// Its key, from a login that worked.
-    Key(NodePublicKey),
-    /// A fast start was refused: its key must have changed.
-    StaleKey,
-    /// A fast start was not answered: something in between waits for HTTP.
-    NoFastStart,
-}
-
 /// A connection with what its end may teach.
 pub(super) struct Attempt {
     pub(super) connection: Connection,
-    pub(super) server_name: String,
-    pub(super) fast: bool,
+    pub(super) server: String,
+    /// The key that a fast start relied upon.
+    pub(super) fast: Option<NodePublicKey>,
+}
+
+/// As [`connect`], but begins anew when the network changes under an attempt that hangs.
+pub(super) async fn connect_anew(link: &Link, shared: &Shared) -> Result<Attempt, RelayError> {
+    loop {
+        let started = Instant::now();
+        let mut attempt = std::pin::pin!(connect(link));
+        loop {
+            tokio::select! {
+                ended = &mut attempt => return ended,
+                () = shared.network_changed() => {}
+            }
+            if started.elapsed() >= HANGS_AFTER {
+                break;
+            }
+        }
+    }
 }
 
 /// Tries the servers in order; each gets its share of the time for TCP, TLS and upgrade together.
-pub(super) async fn connect(link: &Link, known: &BTreeMap<String, Known>) -> Result<Attempt, RelayError> {
+async fn connect(link: &Link) -> Result<Attempt, RelayError> {
     let deadline = Instant::now() + TIMEOUT;
     let mut last = RelayError::NoServer;
     for (position, target) in link.targets.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(link.targets.len() - position).unwrap_or(u32::MAX);
-        let attempt = connect_to(link, target, known.get(&target.name).copied());
-        match tokio::time::timeout(share, attempt).await {
+        match tokio::time::timeout(share, connect_to(link, target)).await {
             Ok(Ok(attempt)) => return Ok(attempt),
             Ok(Err(error)) => last = error,
             Err(_) => last = RelayError::TimedOut,
         }
-        tracing::debug!(server = %target.name.escape_debug(), error = %last.describe(), "relay server not reached");
+        link.memory.unreachable(&target.server);
+        tracing::debug!(server = %target.server.escape_debug(), error = %last.describe(), "relay server not reached");
     }
     Err(last)
 }
 
-async fn connect_to(link: &Link, target: &Target, known: Option<Known>) -> Result<Attempt, RelayError> {
+async fn connect_to(link: &Link, target: &Target) -> Result<Attempt, RelayError> {
+    let known = link.memory.of(&target.server);
     let started = Instant::now();
-    let stream = link.dialer.dial(&target.dial).await?;
-    tune(stream.tcp());
-    let server = match known {
+    let stream = dial(link, target).await?;
+    let fast = match known {
         Some(Known::Key(key)) => Some(key),
-        Some(Known::StaleKey | Known::NoFastStart) => None,
+        Some(Known::StaleKey | Known::Stalled(_) | Known::NoFastStart | Known::WebSocket) => None,
         None => stream.is_tls13().then(|| told_key(&stream)).flatten(),
     };
     let login = ClientLogin::new(link.key.clone());
-    let mut connection;
-    if let Some(server) = server {
-        connection = Connection::new(Box::new(stream), login, started);
-        connection.greet_fast(&target.request(true), server);
+    let connection = if let Some(key) = fast {
+        let mut connection = Connection::new(Box::new(stream), login, started);
+        connection.greet_fast(&target.request(true), key);
+        connection
     } else {
-        let (_, upgraded) = upgrade(stream, &target.request(false)).await?;
-        connection = Connection::new(Box::new(upgraded), login, started);
+        let transport: Box<dyn Transport> = if known == Some(Known::WebSocket) {
+            Box::new(WebSocketBytes::open(stream, &target.websocket_url()).await?)
+        } else {
+            match upgrade(stream, &target.request(false)).await {
+                Ok((_, upgraded)) => Box::new(upgraded),
+                Err(refusal @ DialError::Status { .. }) => Box::new(by_websocket(link, target, refusal).await?),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let mut connection = Connection::new(transport, login, started);
         connection.greet().await?;
-    }
+        connection
+    };
     Ok(Attempt {
         connection,
-        server_name: target.name.clone(),
-        fast: server.is_some(),
+        server: target.server.clone(),
+        fast,
     })
+}
+
+async fn dial(link: &Link, target: &Target) -> Result<Stream, RelayError> {
+    let stream = link.dialer.dial(&target.dial).await?;
+    tune(stream.tcp());
+    Ok(stream)
+}
+
+/// Something in between does not know DERP's upgrade; most such things know WebSockets.
+async fn by_websocket(link: &Link, target: &Target, refusal: DialError) -> Result<WebSocketBytes, RelayError> {
+    let stream = dial(link, target).await?;
+    match WebSocketBytes::open(stream, &target.websocket_url()).await {
+        Ok(socket) => {
+            link.memory.needs_websocket(&target.server);
+            tracing::info!(server = %target.server.escape_debug(), "relay is reached by websocket alone");
+            Ok(socket)
+        }
+        Err(error) => {
+            tracing::debug!(error = %error.describe(), "no websocket to the relay either");
+            Err(refusal.into())
+        }
+    }
 }
 
 /// Best effort: without these options a dead connection is noticed later, no more.

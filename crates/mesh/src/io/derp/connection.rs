@@ -20,16 +20,21 @@ use crate::derp::{ClientInfo, ClientLogin, Frame, FrameDecoder, RawFrame};
 
 /// Quiet for so long, a connection is asked whether it lives.
 const PING_AFTER: Duration = Duration::from_secs(10);
-/// Without an answer for so long, a second connection is prepared.
-const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+/// The same while packets go out: whoever is talked with would have answered something.
+const PING_AFTER_PACKET: Duration = Duration::from_millis(500);
+/// Without an answer for so long (or as long as the login took), a second connection is prepared.
+const SUSPECT_AFTER: Duration = Duration::from_millis(1_200);
+const SUSPECT_AT_LAST: Duration = Duration::from_secs(3);
 /// And after this the old one is given up.
-const DEAD_AFTER: Duration = Duration::from_secs(10);
+const DEAD_AFTER: Duration = Duration::from_secs(8);
 /// A connection to a region that is not the home ends this long after the last packet to it.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// From our info to the relay's.
 const ADMISSION: Duration = Duration::from_secs(10);
 /// A proxy that waits for an answer to HTTP would stall a fast start.
 const FAST_ADMISSION: Duration = Duration::from_secs(1);
+/// Longest text of a relay on its own health.
+const MAX_PROBLEM: usize = 200;
 const READ_ROOM: usize = 64 << 10;
 /// Bytes on their way into the socket at most.
 const WRITE_ROOM: usize = 64 << 10;
@@ -65,6 +70,8 @@ pub(super) struct Connection {
     told_home: Option<bool>,
     last_received: Instant,
     last_packet_out: Instant,
+    /// The first packet that went out since something came.
+    unanswered_packet: Option<Instant>,
     pinged: Option<Instant>,
     suspect: bool,
     limit: Option<TokenBucket>,
@@ -89,6 +96,7 @@ impl Connection {
             told_home: None,
             last_received: now,
             last_packet_out: now,
+            unanswered_packet: None,
             pinged: None,
             suspect: false,
             limit: None,
@@ -143,7 +151,7 @@ impl Connection {
     /// All state is kept in `self`; the next call goes on.
     pub(super) async fn drive(&mut self, shared: &Shared, sink: &Sink, carries: bool) -> Result<Step, RelayError> {
         loop {
-            if let Some(step) = self.take_received(sink)? {
+            if let Some(step) = self.take_received(shared, sink)? {
                 return Ok(step);
             }
             if let Some(step) = self.handle_timers(shared, Instant::now())? {
@@ -151,6 +159,7 @@ impl Connection {
             }
             if carries && self.take_queued(shared, Instant::now()) {
                 self.last_packet_out = Instant::now();
+                self.unanswered_packet.get_or_insert(self.last_packet_out);
             }
             reserve(self.decoder.buffer());
             let deadline = self.deadline(shared);
@@ -163,6 +172,7 @@ impl Connection {
                     }
                     self.last_received = Instant::now();
                     self.pinged = None;
+                    self.unanswered_packet = None;
                     if std::mem::take(&mut self.suspect) {
                         return Ok(Step::Alive);
                     }
@@ -177,10 +187,10 @@ impl Connection {
     }
 
     /// Goes through the frames that are whole; what is a packet goes on in runs.
-    fn take_received(&mut self, sink: &Sink) -> Result<Option<Step>, RelayError> {
+    fn take_received(&mut self, shared: &Shared, sink: &Sink) -> Result<Option<Step>, RelayError> {
         let mut outcome = Ok(None);
         while let Some(raw) = self.decoder.next_frame()? {
-            outcome = self.handle(&raw, sink);
+            outcome = self.handle(&raw, shared, sink);
             if !matches!(outcome, Ok(None)) {
                 break;
             }
@@ -197,7 +207,7 @@ impl Connection {
         shared.queue.drain(out, WRITE_ROOM, &mut admits)
     }
 
-    fn handle(&mut self, raw: &RawFrame, sink: &Sink) -> Result<Option<Step>, RelayError> {
+    fn handle(&mut self, raw: &RawFrame, shared: &Shared, sink: &Sink) -> Result<Option<Step>, RelayError> {
         let Some(frame) = raw.parse()? else { return Ok(None) };
         match frame {
             Frame::RecvPacket { .. } if self.inbox.is_full() => {
@@ -231,13 +241,16 @@ impl Connection {
                 };
                 deliver(sink, gone, 1);
             }
-            Frame::Health { problem } if !problem.is_empty() => {
-                let problem = String::from_utf8_lossy(&problem[..problem.len().min(200)]).into_owned();
-                tracing::warn!(region = sink.region.0, problem = %problem.escape_debug(), "the relay has a problem");
+            Frame::Health { problem } => {
+                let problem = String::from_utf8_lossy(&problem[..problem.len().min(MAX_PROBLEM)]).into_owned();
+                if !problem.is_empty() {
+                    tracing::warn!(region = sink.region.0, problem = %problem.escape_debug(), "the relay has a problem");
+                }
+                shared.set_trouble((!problem.is_empty()).then(|| format!("the relay says: {problem}")));
             }
             Frame::Restarting { reconnect_in, .. } => return Err(RelayError::Restarting(reconnect_in)),
             // Keep-alives and pongs have done their work by arriving.
-            Frame::KeepAlive | Frame::Pong(_) | Frame::Ping(_) | Frame::Health { .. } => {}
+            Frame::KeepAlive | Frame::Pong(_) | Frame::Ping(_) => {}
             Frame::ServerKey { .. } | Frame::ServerInfo { .. } => {}
             // Not for clients.
             Frame::ClientInfo { .. }
@@ -261,7 +274,7 @@ impl Connection {
             Frame::NotePreferred { home }.append_to(&mut self.out);
         }
         if self.admitted.is_some() {
-            let probe = shared.take_probe() || now.saturating_duration_since(self.last_received) >= PING_AFTER;
+            let probe = shared.take_probe() || now >= self.ping_due();
             // Also when the socket takes nothing: then it is the missing answer that shows it.
             if probe && self.pinged.is_none() {
                 self.pinged = Some(now);
@@ -276,7 +289,7 @@ impl Connection {
             let silent = now.saturating_duration_since(self.last_received);
             return Err(RelayError::Silent(silent.as_secs()));
         }
-        if unanswered >= SUSPECT_AFTER && !self.suspect {
+        if unanswered >= self.suspect_after() && !self.suspect {
             self.suspect = true;
             return Ok(Some(Step::Suspect));
         }
@@ -284,11 +297,23 @@ impl Connection {
         Ok((!home && quiet && self.out.is_empty()).then_some(Step::Idle))
     }
 
+    fn ping_due(&self) -> Instant {
+        let quiet = self.last_received + PING_AFTER;
+        self.unanswered_packet
+            .map_or(quiet, |packet| quiet.min(packet + PING_AFTER_PACKET))
+    }
+
+    /// Two round trips or more, whatever the way to the relay.
+    fn suspect_after(&self) -> Duration {
+        let login = self.connect_time().unwrap_or_default();
+        login.clamp(SUSPECT_AFTER, SUSPECT_AT_LAST)
+    }
+
     fn deadline(&self, shared: &Shared) -> Instant {
         let admission = self.admitted.is_none().then_some(self.admission_due);
         let ping = match (self.pinged, self.suspect) {
-            (None, _) => self.last_received + PING_AFTER,
-            (Some(pinged), false) => pinged + SUSPECT_AFTER,
+            (None, _) => self.ping_due(),
+            (Some(pinged), false) => pinged + self.suspect_after(),
             (Some(pinged), true) => pinged + DEAD_AFTER,
         };
         let idle = (!shared.is_home()).then_some(self.last_packet_out + IDLE_AFTER);

@@ -17,6 +17,8 @@ pub(super) enum RelayError {
     Dial(#[from] DialError),
     #[error("the relay did not answer within 10 seconds")]
     TimedOut,
+    #[error("no websocket to the relay")]
+    WebSocket(#[from] Box<tokio_tungstenite::tungstenite::Error>),
     #[error("connection to the relay broke")]
     Io(#[from] io::Error),
     #[error("the relay closed the connection")]
@@ -43,6 +45,7 @@ impl RelayError {
             Self::NoServer
             | Self::Dial(_)
             | Self::TimedOut
+            | Self::WebSocket(_)
             | Self::Io(_)
             | Self::Closed
             | Self::Silent(_)

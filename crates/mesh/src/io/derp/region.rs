@@ -8,11 +8,10 @@
 //!
 //! A connection that does not answer is not given up before a second one is logged in beside it.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sandd_control_client::dial::Dialer;
@@ -21,9 +20,10 @@ use sandd_control_client::netmap::RegionId;
 use tokio::sync::{Notify, mpsc};
 
 use super::backoff::Backoff;
-use super::connect::{Attempt, Known, connect};
+use super::connect::{Attempt, connect_anew};
 use super::connection::Step;
 use super::error::RelayError;
+use super::memory::Memory;
 use super::queue::SendQueue;
 use super::target::Target;
 use super::{DerpEvent, DropCounters};
@@ -40,6 +40,7 @@ pub(super) struct Shared {
     connect_micros: AtomicU64,
     probe: AtomicBool,
     retry: Notify,
+    trouble: Mutex<Option<String>>,
     drops: Arc<DropCounters>,
 }
 
@@ -52,6 +53,7 @@ impl Shared {
             connect_micros: AtomicU64::new(0),
             probe: AtomicBool::new(false),
             retry: Notify::new(),
+            trouble: Mutex::default(),
             drops,
         }
     }
@@ -83,6 +85,20 @@ impl Shared {
         self.retry.notify_waiters();
     }
 
+    /// Ends when [`Self::probe`] is called.
+    pub(super) async fn network_changed(&self) {
+        self.retry.notified().await;
+    }
+
+    /// What is wrong there, in words: why it is not connected, or what the relay says of itself.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     pub(super) fn take_probe(&self) -> bool {
         self.probe.swap(false, Ordering::Relaxed)
     }
@@ -104,6 +120,7 @@ pub(super) struct Link {
     pub(super) key: NodePrivateKey,
     pub(super) dialer: Dialer,
     pub(super) targets: Vec<Target>,
+    pub(super) memory: Arc<Memory>,
     pub(super) events: mpsc::Sender<DerpEvent>,
 }
 
@@ -119,7 +136,6 @@ pub(super) struct RegionTask {
     link: Link,
     sink: Sink,
     shared: Arc<Shared>,
-    known: BTreeMap<String, Known>,
     told_failure: bool,
 }
 
@@ -132,11 +148,11 @@ struct Ended {
     stalled_fast_start: bool,
 }
 
-type Standby<'a> = Pin<Box<dyn Future<Output = Result<Box<Attempt>, RelayError>> + Send + 'a>>;
+type Standby<'a> = Pin<Box<dyn Future<Output = Box<Attempt>> + Send + 'a>>;
 
 enum Turn {
     Step(Result<Step, RelayError>),
-    Standby(Result<Box<Attempt>, RelayError>),
+    Standby(Box<Attempt>),
 }
 
 impl RegionTask {
@@ -150,7 +166,6 @@ impl RegionTask {
             link,
             sink,
             shared,
-            known: BTreeMap::new(),
             told_failure: false,
         }
     }
@@ -160,7 +175,7 @@ impl RegionTask {
         let mut backoff = Backoff::default();
         loop {
             self.shared.wanted().await;
-            let ended = match connect(&self.link, &self.known).await {
+            let ended = match connect_anew(&self.link, &self.shared).await {
                 Ok(attempt) => self.serve(attempt).await,
                 Err(error) => Ended {
                     error: Some(error),
@@ -184,20 +199,20 @@ impl RegionTask {
                 .await;
             }
             let Some(error) = ended.error else { continue };
+            self.shared.set_trouble(Some(reason.clone()));
             let pause = backoff.pause(error.ending(), ended.admitted, random_share(), Instant::now());
             tracing::debug!(region = self.sink.region.0, %reason, ?pause, "relay is tried again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.shared.retry.notified() => backoff.reset(),
+                () = self.shared.network_changed() => backoff.reset(),
             }
         }
     }
 
     /// Keeps a connection, or its replacement, until it ends.
     async fn serve(&mut self, mut current: Attempt) -> Ended {
-        let mut lessons: Vec<(String, Known)> = Vec::new();
         let mut standby: Option<Standby<'_>> = None;
-        let (shared, sink) = (&self.shared, &self.sink);
+        let (link, shared, sink) = (&self.link, &self.shared, &self.sink);
         let error = loop {
             let turn = tokio::select! {
                 step = current.connection.drive(shared, sink, true) => Turn::Step(step),
@@ -205,19 +220,17 @@ impl RegionTask {
             };
             match turn {
                 Turn::Step(Ok(Step::Admitted)) => {
-                    lessons.extend(lesson(&current));
-                    announce(shared, sink, current.connection.connect_time(), current.fast).await;
+                    learn(link, &current);
+                    announce(shared, sink, current.connection.connect_time(), current.fast.is_some()).await;
                 }
-                Turn::Step(Ok(Step::Suspect)) => {
-                    standby = Some(Box::pin(replacement(&self.link, &self.known, shared, sink)))
-                }
+                Turn::Step(Ok(Step::Suspect)) => standby = Some(Box::pin(replacement(link, shared, sink))),
                 Turn::Step(Ok(Step::Alive)) => standby = None,
                 Turn::Step(Ok(Step::Idle)) => break None,
                 // The replacement may be just about ready, but it may also take long: start afresh.
-                Turn::Step(Err(error)) | Turn::Standby(Err(error)) => break Some(error),
-                Turn::Standby(Ok(next)) => {
+                Turn::Step(Err(error)) => break Some(error),
+                Turn::Standby(next) => {
                     standby = None;
-                    lessons.extend(lesson(&next));
+                    learn(link, &next);
                     current = *next;
                     tracing::info!(
                         region = sink.region.0,
@@ -228,18 +241,12 @@ impl RegionTask {
         };
         drop(standby);
         let admitted = current.connection.admitted();
-        let stalled_fast_start = current.fast && admitted.is_none() && error.is_some();
+        let stalled_fast_start = current.fast.is_some() && admitted.is_none() && error.is_some();
         if stalled_fast_start {
-            let stalled = matches!(error, Some(RelayError::TimedOut | RelayError::TooLong(_)));
-            lessons.push((
-                current.server_name,
-                if stalled { Known::NoFastStart } else { Known::StaleKey },
-            ));
+            let unanswered = matches!(error, Some(RelayError::TimedOut | RelayError::TooLong(_)));
+            link.memory.fast_start_failed(&current.server, current.fast, unanswered);
         }
         self.told_failure &= admitted.is_none();
-        // That a fast start does not get through outlives any key.
-        lessons.retain(|(name, _)| self.known.get(name) != Some(&Known::NoFastStart));
-        self.known.extend(lessons);
         Ended {
             error,
             admitted,
@@ -252,33 +259,49 @@ impl RegionTask {
     }
 }
 
-async fn settle(standby: &mut Option<Standby<'_>>) -> Result<Box<Attempt>, RelayError> {
+async fn settle(standby: &mut Option<Standby<'_>>) -> Box<Attempt> {
     match standby {
         Some(attempt) => attempt.await,
         None => std::future::pending().await,
     }
 }
 
-/// A second connection, up to its admission. What arrives on it meanwhile is delivered.
-async fn replacement(
-    link: &Link,
-    known: &BTreeMap<String, Known>,
-    shared: &Shared,
-    sink: &Sink,
-) -> Result<Box<Attempt>, RelayError> {
-    let mut attempt = Box::new(connect(link, known).await?);
+/// A second connection, up to its admission, however many attempts it takes: the first one decides how long there is
+/// for them. What arrives meanwhile is delivered.
+async fn replacement(link: &Link, shared: &Shared, sink: &Sink) -> Box<Attempt> {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match admitted_attempt(link, shared, sink).await {
+            Ok(attempt) => return attempt,
+            Err(error) => error,
+        };
+        let pause = backoff.pause(error.ending(), None, random_share(), Instant::now());
+        tracing::debug!(region = sink.region.0, error = %error.describe(), ?pause, "no second connection to the relay yet");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.network_changed() => {}
+        }
+    }
+}
+
+async fn admitted_attempt(link: &Link, shared: &Shared, sink: &Sink) -> Result<Box<Attempt>, RelayError> {
+    let mut attempt = Box::new(connect_anew(link, shared).await?);
     while attempt.connection.admitted().is_none() {
-        attempt.connection.drive(shared, sink, false).await?;
+        if let Err(error) = attempt.connection.drive(shared, sink, false).await {
+            let unanswered = matches!(error, RelayError::TimedOut | RelayError::TooLong(_));
+            if attempt.fast.is_some() {
+                link.memory.fast_start_failed(&attempt.server, attempt.fast, unanswered);
+            }
+            return Err(error);
+        }
     }
     Ok(attempt)
 }
 
-fn lesson(attempt: &Attempt) -> Option<(String, Known)> {
-    let key = attempt.connection.server()?;
-    attempt
-        .connection
-        .admitted()
-        .map(|_| (attempt.server_name.clone(), Known::Key(key)))
+fn learn(link: &Link, attempt: &Attempt) {
+    if let (Some(key), Some(_)) = (attempt.connection.server(), attempt.connection.admitted()) {
+        link.memory.admitted(&attempt.server, key);
+    }
 }
 
 async fn announce(shared: &Shared, sink: &Sink, took: Option<Duration>, fast_start: bool) {
@@ -287,6 +310,7 @@ async fn announce(shared: &Shared, sink: &Sink, took: Option<Duration>, fast_sta
         shared.connect_micros.store(micros, Ordering::Relaxed);
         tracing::debug!(region = sink.region.0, ?took, fast_start, "relay admitted us");
     }
+    shared.set_trouble(None);
     shared.set_connected(true);
     tell(sink, DerpEvent::Connected { region: sink.region }).await;
 }

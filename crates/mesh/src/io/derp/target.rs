@@ -10,16 +10,30 @@ const PIN: &str = "sha256-raw:";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    pub(super) name: String,
+    /// Host and port, by which it is remembered.
+    pub(super) server: String,
     pub(super) dial: DialTarget,
-    head: String,
+    /// As URLs and the Host header name it: a usual port is left out.
+    authority: String,
+    ideal_node: String,
 }
 
 impl Target {
     /// The request that turns HTTP into DERP; with `fast_start` the server answers with frames alone.
     pub(super) fn request(&self, fast_start: bool) -> String {
         let fast_start = if fast_start { "Derp-Fast-Start: 1\r\n" } else { "" };
-        format!("{}{fast_start}\r\n", self.head)
+        let Self {
+            authority, ideal_node, ..
+        } = self;
+        format!(
+            "GET /derp HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n{ideal_node}{fast_start}\r\n"
+        )
+    }
+
+    /// What a WebSocket is asked for.
+    pub(super) fn websocket_url(&self) -> String {
+        let scheme = if self.dial.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/derp", self.authority)
     }
 }
 
@@ -71,16 +85,15 @@ fn target(node: &DerpNode, ideal: Option<&DerpNode>, control: &ControlUrl) -> Op
         .map(|first| format!("Ideal-Node: {}\r\n", first.name))
         .unwrap_or_default();
     Some(Target {
-        name: node.name.clone(),
+        server: format!("{bracketed}:{}", node.derp_port),
         dial: DialTarget {
             host: node.host_name.clone(),
             port: node.derp_port,
             addresses: literals,
             tls,
         },
-        head: format!(
-            "GET /derp HTTP/1.1\r\nHost: {bracketed}{port}\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n{ideal}"
-        ),
+        authority: format!("{bracketed}{port}"),
+        ideal_node: ideal,
     })
 }
 
@@ -245,14 +258,15 @@ mod tests {
     fn servers_are_tried_in_order_without_those_for_stun() {
         let named = |name: &str, stun_only| DerpNode {
             name: name.to_owned(),
+            host_name: format!("{name}.example.com"),
             stun_only,
             ..node()
         };
         let all = region(vec![named("1a", false), named("1b", true), named("1c", false)]);
         let targets = targets(&all, &control("https://c"));
         assert_eq!(
-            targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>(),
-            ["1a", "1c"]
+            targets.iter().map(|target| target.server.as_str()).collect::<Vec<_>>(),
+            ["1a.example.com:443", "1c.example.com:443"]
         );
         assert!(!targets[0].request(false).contains("Ideal-Node"));
         assert!(targets[1].request(false).contains("\r\nIdeal-Node: 1a\r\n"));
@@ -273,6 +287,7 @@ mod tests {
             target.request(true),
             "GET /derp HTTP/1.1\r\nHost: [2001:db8::1]:8443\r\nConnection: Upgrade\r\nUpgrade: DERP\r\nDerp-Fast-Start: 1\r\n\r\n"
         );
+        assert_eq!(target.websocket_url(), "wss://[2001:db8::1]:8443/derp");
         assert!(
             one(node(), "https://c")
                 .unwrap()

@@ -1,11 +1,12 @@
 //! The pool against a small relay in this process; the real ones are in the end-to-end tests.
 
 mod real;
+mod robust;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use sandd_control_client::ControlUrl;

@@ -85,6 +85,8 @@ impl Driver {
                     state: "connected".to_owned(),
                     ..ControlStatus::default()
                 };
+                // A relay that asks the coordinator whom to admit may do so now.
+                self.derp.probe();
                 Some(MeshEvent::ControlConnected)
             }
             ControlState::Disconnected { error, retry_in } => {
@@ -148,6 +150,14 @@ impl Driver {
             self.state.told_net_info = Some(info.clone());
             self.derp.set_home(home);
             self.control.set_net_info(info);
+        }
+    }
+
+    /// What the next run needs for a short login.
+    pub(super) fn keep_relay_keys(&self) {
+        let keys = self.derp.server_keys();
+        if keys != self.control.relay_keys() {
+            self.control.set_relay_keys(keys);
         }
     }
 

@@ -67,6 +67,29 @@ impl Derper {
         Self { child, port, cert_name }
     }
 
+    /// One that speaks plain HTTP, as behind a proxy.
+    async fn start_plain(dir: &Path, port: u16) -> Self {
+        let child = Command::new(binary())
+            .args(["-a", &format!("127.0.0.1:{port}"), "-http-port", "-1", "-stun=false"])
+            .args(["-hostname", "127.0.0.1", "-c"])
+            .arg(dir.join("derper.json"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let derper = Self {
+            child,
+            port,
+            cert_name: String::new(),
+        };
+        soon(async {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        derper
+    }
+
     fn map(&self) -> Arc<DerpMap> {
         let node = DerpNode {
             derp_port: self.port,
@@ -157,4 +180,63 @@ async fn packets_cross_the_real_relay_and_its_restart() {
     assert!(disconnected(&mut a_events).await.contains("changed"));
     let refused = disconnected(&mut a_events).await;
     assert!(refused.contains("hash"), "{refused}");
+}
+
+/// A proxy in front of a relay that lets WebSockets pass and refuses whatever else asks for an upgrade.
+async fn proxy_without_derp(relay_port: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await?);
+                }
+                if String::from_utf8_lossy(&head).contains("Upgrade: DERP") {
+                    let refusal = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
+                    return client.write_all(refusal).await;
+                }
+                let mut relay = TcpStream::connect(("127.0.0.1", relay_port)).await?;
+                relay.write_all(&head).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut relay).await.map(drop)
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the real derper: `cargo xtask peers` builds it"]
+async fn a_proxy_that_knows_websockets_alone_does_not_cut_us_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _derper = Derper::start_plain(dir.path(), port).await;
+    let proxy = proxy_without_derp(port).await;
+    let start = || {
+        let (sender, receiver) = mpsc::channel(1_024);
+        let key = NodePrivateKey::generate();
+        let control = ControlUrl::parse(&format!("http://127.0.0.1:{proxy}")).unwrap();
+        let mut pool = DerpPool::new(key.clone(), Dialer::new(None).unwrap(), control, sender);
+        pool.set_map(map_of(node("127.0.0.1", proxy)));
+        pool.set_home(Some(REGION));
+        (pool, receiver, key.public())
+    };
+    let (mut a, mut a_events, a_key) = start();
+    let (_b, mut b_events, b_key) = start();
+    connected(&mut a_events).await;
+    connected(&mut b_events).await;
+    // Larger than one message of ours may be, and more than one write takes.
+    let mut got = Vec::new();
+    let sent: Vec<Vec<u8>> = (0..20u8).map(|number| vec![number; 60_000]).collect();
+    for packet in &sent {
+        assert!(a.send(REGION, &b_key, packet));
+        let news = event(&mut b_events).await;
+        let DerpEvent::Packets { src, packets, .. } = news else {
+            panic!("{news:?}")
+        };
+        assert_eq!(src, a_key);
+        got.extend(packets.bytes().chunks(packets.stride()).map(<[u8]>::to_vec));
+    }
+    assert_eq!(got, sent);
 }
