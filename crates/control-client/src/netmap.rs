@@ -6,6 +6,7 @@
 mod clock;
 mod convert;
 mod delta;
+mod map_node;
 mod network_map;
 mod peer_map;
 mod rule;
@@ -13,6 +14,7 @@ mod session;
 mod snapshot;
 
 pub use delta::{NetmapDelta, NetmapUpdate};
+pub use map_node::MapNode;
 pub use network_map::{
     CapGrant, DerpMap, DerpNode, DerpRegion, DnsConfig, DnsRecord, FilterDst, FilterRule, FilterSrc, IpRange,
     NetworkMap, Node, NodeId, RegionId, UserId, UserProfile,

@@ -4,6 +4,7 @@
 //! connection carries one question and one answer, each as a 32-bit big-endian length and that much JSON.
 
 mod client;
+mod pieces;
 mod server;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub use client::{AskError, ask};
 pub use server::{Handler, HandlerFuture, LocalServer, ServeError};
+
+use pieces::Pieces;
+use sandd_mesh::MeshStatus;
 
 use crate::controller::{CommandOutput, CommandRequest, DaemonInfo, ExecError};
 
@@ -143,7 +147,12 @@ pub enum Response {
         /// What it had written.
         stderr: String,
     },
-    /// To the questions at a node.
+    /// To [`Request::Status`].
+    Status {
+        /// How the node stands.
+        status: Box<MeshStatus>,
+    },
+    /// To the other questions at a node.
     Value {
         /// A document that depends on the question.
         value: serde_json::Value,
@@ -193,13 +202,16 @@ impl Response {
 }
 
 async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), document: &impl Serialize) -> std::io::Result<()> {
-    let body = serde_json::to_vec(document)?;
+    let mut body = Pieces::default();
+    serde_json::to_writer(&mut body, document)?;
     if body.len() > MAX_FRAME {
         return Err(std::io::Error::other("answer too long"));
     }
     let length = u32::try_from(body.len()).map_err(std::io::Error::other)?;
     stream.write_all(&length.to_be_bytes()).await?;
-    stream.write_all(&body).await?;
+    for piece in body.into_iter() {
+        stream.write_all(&piece).await?;
+    }
     stream.flush().await
 }
 

@@ -22,10 +22,10 @@ use crate::config::{AuthKey, ControlConfig};
 use crate::error::ControlError;
 use crate::event::{ControlEvent, ControlState, Outbox};
 use crate::keys::{NodePrivateKey, NodePublicKey};
-use crate::netmap::{MapSession, NetmapDelta, NetmapUpdate};
+use crate::netmap::{MapNode, MapSession, NetmapDelta, NetmapUpdate};
 use crate::noise::CAPABILITY_VERSION;
 use crate::registration::Registration;
-use crate::wire::RegisterRequest;
+use crate::wire::{MapResponse, RegisterRequest};
 
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -154,7 +154,7 @@ impl Driver {
     pub(crate) fn restore(&mut self, netmap: &[u8]) {
         let applied = serde_json::from_slice(netmap)
             .map_err(|error| error.to_string())
-            .and_then(|map| {
+            .and_then(|map: MapResponse<MapNode>| {
                 self.session
                     .apply(map, std::time::SystemTime::now())
                     .map_err(|error| error.to_string())

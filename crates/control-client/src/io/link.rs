@@ -12,7 +12,7 @@ use crate::announce::{Announcement, UpdatePacer};
 use crate::backoff::Backoff;
 use crate::error::ControlError;
 use crate::event::{ControlEvent, ControlState};
-use crate::netmap::{NetmapDelta, NetmapUpdate, RegionId};
+use crate::netmap::{MapNode, NetmapDelta, NetmapUpdate, RegionId};
 use crate::wire::MapResponse;
 
 /// The coordinator sends something at least every minute.
@@ -151,7 +151,7 @@ impl Driver {
     async fn take_message(&mut self, link: &mut Link, json: &[u8]) -> Result<Option<Why>, End> {
         let now = Instant::now();
         link.heard = now;
-        let message: MapResponse = serde_json::from_slice(json).map_err(|source| ControlError::Json {
+        let message: MapResponse<MapNode> = serde_json::from_slice(json).map_err(|source| ControlError::Json {
             path: "/machine/map",
             source,
         })?;

@@ -17,7 +17,9 @@ const MAX_TEXT: usize = 256;
 
 /// A text from elsewhere that may end up in a log or a terminal.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+    let mut text: String = text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
+    text.shrink_to_fit();
+    text
 }
 
 fn host_name(text: &str) -> String {
@@ -41,11 +43,14 @@ fn legacy_region(text: &str) -> Option<RegionId> {
 /// A usable node, or nothing when it has no key.
 pub(super) fn node(wire: wire::Node) -> Option<Node> {
     let key = wire.key?.non_zero()?;
-    let addresses = wire.addresses;
-    let allowed_ips = match wire.allowed_ips {
+    // A list that was read one by one has room for more; there may be thousands of nodes.
+    let mut addresses = wire.addresses;
+    addresses.shrink_to_fit();
+    let mut allowed_ips = match wire.allowed_ips {
         Some(allowed) if !wire.unsigned_peer_api_only => allowed,
         _ => addresses.clone(),
     };
+    allowed_ips.shrink_to_fit();
     let mut cap_map = wire.cap_map;
     for capability in wire.capabilities {
         cap_map.entry(capability).or_default();
@@ -84,6 +89,7 @@ pub(super) fn endpoints(mut endpoints: Vec<std::net::SocketAddr>) -> Vec<std::ne
     endpoints
         .retain(|endpoint| endpoint.port() != 0 && !endpoint.ip().is_unspecified() && !endpoint.ip().is_multicast());
     endpoints.truncate(MAX_ENDPOINTS);
+    endpoints.shrink_to_fit();
     endpoints
 }
 

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use super::clock::ControlClock;
 use super::network_map::{FilterRule, NetworkMap, Node, NodeId, UserId};
-use super::{NetmapDelta, PeerMap, convert, rule};
+use super::{MapNode, NetmapDelta, PeerMap, convert, rule};
 use crate::wire::{self, MapResponse, PeerChange};
 
 /// Why a message cannot be used; the stream must be started again.
@@ -61,7 +61,11 @@ impl MapSession {
     ///
     /// # Errors
     /// [`SessionError`] when the stream must be started again; the map is unchanged then.
-    pub fn apply(&mut self, message: MapResponse, now: SystemTime) -> Result<NetmapDelta, SessionError> {
+    pub fn apply<N: Into<MapNode>>(
+        &mut self,
+        message: MapResponse<N>,
+        now: SystemTime,
+    ) -> Result<NetmapDelta, SessionError> {
         if let Some(control) = message.control_time {
             self.clock.learn(control, now);
         }
@@ -94,8 +98,8 @@ impl MapSession {
             map.peers = message
                 .peers
                 .into_iter()
-                .filter_map(convert::node)
-                .map(Arc::new)
+                .filter_map(|node| node.into().into_node())
+                .map(|node| known_or_new(&before, node))
                 .collect();
         } else {
             for id in message.peers_removed {
@@ -106,9 +110,10 @@ impl MapSession {
         }
         // Beside `Peers` the partial fields do not count; beside a first message without peers they do.
         if !full || map.peers.is_empty() {
-            for node in message.peers_changed.into_iter().filter_map(convert::node) {
+            for node in message.peers_changed {
+                let Some(node) = node.into().into_node() else { continue };
                 touched.insert(node.id);
-                map.peers.insert(Arc::new(node));
+                map.peers.insert(known_or_new(&before, node));
             }
             let changes = PeerPatches {
                 seen: message.peer_seen_change,
@@ -265,6 +270,12 @@ impl MapSession {
         }
         map.health = convert::problems(&self.health, &self.messages);
     }
+}
+
+/// A coordinator tells all peers again with each stream: what did not change is not kept twice by those who look at it.
+fn known_or_new(before: &NetworkMap, node: Arc<Node>) -> Arc<Node> {
+    let known = before.peers.get(&node.id).filter(|known| **known == node);
+    known.map_or(node, Arc::clone)
 }
 
 /// Users are added and replaced, never removed.

@@ -2,16 +2,19 @@
 //! first message of a stream. Keeping the *current* map, not the last full message, is what lets it know a peer that came
 //! later.
 
+use std::sync::Arc;
+
+use super::MapNode;
 use super::network_map::{DerpRegion, FilterRule, FilterSrc, IpRange, NetworkMap, Node};
 use crate::wire;
 
 /// The message that leads to this map; nothing while there is no self node.
 #[must_use]
-pub fn to_wire(map: &NetworkMap) -> Option<wire::MapResponse> {
+pub fn to_wire(map: &NetworkMap) -> Option<wire::MapResponse<MapNode>> {
     let self_node = map.self_node.as_deref()?;
     Some(wire::MapResponse {
         node: Some(Box::new(node(self_node))),
-        peers: map.peers.values().map(|peer| node(peer)).collect(),
+        peers: map.peers.values().map(|peer| MapNode::from(Arc::clone(peer))).collect(),
         derp_map: Some(derp_map(map)),
         dns_config: serde_json::from_value(map.dns.raw.clone()).ok(),
         domain: map.domain.clone(),
@@ -32,7 +35,7 @@ pub fn to_wire(map: &NetworkMap) -> Option<wire::MapResponse> {
     })
 }
 
-fn node(node: &Node) -> wire::Node {
+pub(super) fn node(node: &Node) -> wire::Node {
     wire::Node {
         id: node.id.0,
         stable_id: node.stable_id.clone(),

@@ -1,7 +1,10 @@
 //! How lists and optional objects are read: `null` is empty, and one bad element is skipped and logged instead of
 //! ending the whole message.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -37,8 +40,35 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    let raw = Option::<Vec<Box<RawValue>>>::deserialize(deserializer)?;
-    Ok(raw.map(|elements| elements.iter().filter_map(|element| read_one(element)).collect()))
+    Ok(Option::<Elements<T>>::deserialize(deserializer)?.map(|elements| elements.0))
+}
+
+/// The readable elements of a list. The text of one at a time is held besides: a map of thousands of peers must not
+/// leave the allocator with as much room as all of them once took.
+struct Elements<T>(Vec<T>);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Elements<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ElementsVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ElementsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for ElementsVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+        let mut read = Vec::new();
+        while let Some(element) = elements.next_element::<Box<RawValue>>()? {
+            read.extend(read_one(&element));
+        }
+        Ok(read)
+    }
 }
 
 /// An object that counts as absent when it cannot be read.

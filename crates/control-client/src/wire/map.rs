@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::lenient::{List, is_false, is_zero, list, nullable, object, optional_list};
@@ -79,13 +80,14 @@ pub struct MapRequest {
 }
 
 /// One message of the stream: a whole map first, changes later. What an absent field means is in Tailscale's `tailcfg`
-/// and is carried out by `netmap::MapSession`.
+/// and is carried out by `netmap::MapSession`. Peers are whatever `N` makes of a [`Node`]'s JSON.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "N: DeserializeOwned"))]
 #[expect(
     missing_docs,
     reason = "the names are the protocol's; Tailscale's `tailcfg` explains each"
 )]
-pub struct MapResponse {
+pub struct MapResponse<N = Node> {
     #[serde(
         rename = "KeepAlive",
         default,
@@ -127,14 +129,14 @@ pub struct MapResponse {
         deserialize_with = "list",
         skip_serializing_if = "Vec::is_empty"
     )]
-    pub peers: Vec<Node>,
+    pub peers: Vec<N>,
     #[serde(
         rename = "PeersChanged",
         default,
         deserialize_with = "list",
         skip_serializing_if = "Vec::is_empty"
     )]
-    pub peers_changed: Vec<Node>,
+    pub peers_changed: Vec<N>,
     #[serde(
         rename = "PeersRemoved",
         default,

@@ -100,9 +100,10 @@ impl ExecArgs {
                 write_both(&stdout, &stderr);
                 Err(CliError::failed(message).with_code(TIMED_OUT))
             }
-            other @ (Response::Daemons { .. } | Response::Value { .. } | Response::Failed { .. }) => {
-                Err(unexpected(other).with_code(NOT_RUN))
-            }
+            other @ (Response::Daemons { .. }
+            | Response::Status { .. }
+            | Response::Value { .. }
+            | Response::Failed { .. }) => Err(unexpected(other).with_code(NOT_RUN)),
         }
     }
 }

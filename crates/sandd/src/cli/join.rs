@@ -323,7 +323,9 @@ impl Handler for NodeHandler {
         Box::pin(async move {
             match request {
                 Request::Status => match self.0.status().await {
-                    Ok(status) => Response::of_value(&status),
+                    Ok(status) => Response::Status {
+                        status: Box::new(status),
+                    },
                     Err(error) => Response::failed(error),
                 },
                 Request::Ping { peer, timeout } => match peer.parse::<MeshHost>() {

@@ -41,6 +41,14 @@ impl NodeArgs {
             .map_err(|_| CliError::failed("the answer makes no sense, are both programs of the same version?"))
     }
 
+    fn status(&self) -> Result<MeshStatus, CliError> {
+        let response = small_runtime()?.block_on(self.response(&Request::Status))?;
+        let Response::Status { status } = response else {
+            return Err(unexpected(response));
+        };
+        Ok(*status)
+    }
+
     async fn response(&self, request: &Request) -> Result<Response, CliError> {
         if let Some(directory) = &self.tunnel_state_dir {
             return Ok(local::ask(&state::node_socket(directory), request).await?);
@@ -81,7 +89,7 @@ pub(super) struct StatusArgs {
 impl StatusArgs {
     /// Asks and prints.
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        let status: MeshStatus = self.node.ask(&Request::Status)?;
+        let status = self.node.status()?;
         if self.node.json {
             output::print_json(&status);
         } else {
@@ -188,7 +196,7 @@ pub(super) struct IpArgs {
 impl IpArgs {
     /// Asks and prints, one address a line.
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        let status: MeshStatus = self.node.ask(&Request::Status)?;
+        let status = self.node.status()?;
         let wanted = |ip: &IpAddr| {
             if self.v4 {
                 ip.is_ipv4()

@@ -14,7 +14,7 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_795_503_028)
 }
 
-fn message(json: &str) -> MapResponse {
+fn message(json: &str) -> MapResponse<MapNode> {
     serde_json::from_str(json).unwrap()
 }
 
@@ -390,6 +390,19 @@ fn a_map_survives_the_state_file() {
     apply(&mut again, &json);
     assert_eq!(again.map(), session.map());
     assert!(to_wire(&NetworkMap::default()).is_none());
+}
+
+#[test]
+fn peers_that_are_told_again_are_not_kept_twice() {
+    let mut session = started();
+    let before = peer(&session, 19);
+    session.begin_stream();
+    assert_eq!(session.apply(message(REAL), now()).unwrap().upserted, []);
+    assert!(Arc::ptr_eq(&before, &peer(&session, 19)));
+    let wire: MapResponse = serde_json::from_str(REAL).unwrap();
+    let mut other = MapSession::new();
+    other.apply(wire, now()).unwrap();
+    assert_eq!(other.map(), session.map(), "by either form");
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl AskArgs {
             other @ (Response::Daemons { .. }
             | Response::Output { .. }
             | Response::TimedOut { .. }
+            | Response::Status { .. }
             | Response::Failed { .. }) => Err(unexpected(other)),
         }
     }
