@@ -30,8 +30,6 @@ const MAX_PINGS_PER_SECOND: u32 = 64;
 const PING_GAP: Duration = Duration::from_millis(200);
 /// Between two pings that answer a ping from the same address.
 const TRIGGERED_GAP: Duration = Duration::from_millis(250);
-/// Between two pings of a path that the peer itself does not use.
-const RELAYED_GAP: Duration = Duration::from_millis(500);
 /// Between two call-me-maybes to one peer.
 const CALL_GAP: Duration = Duration::from_secs(1);
 /// Pong waited for.
@@ -423,6 +421,9 @@ impl PathAgent {
     fn go_direct(&mut self, best: SocketAddr, now: Instant) {
         let before = self.best();
         self.state = State::Direct { best };
+        self.evidence
+            .get_or_insert_default()
+            .note_direct(before != Some(best), now);
         self.last_proof = Some(now);
         self.unanswered_since = None;
         self.discovery = None;

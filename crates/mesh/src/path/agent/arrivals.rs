@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{MAX_CANDIDATES, PING_GAP, PathAgent, RELAYED_GAP, Route, State, TRIGGERED_GAP, TxId};
+use super::{MAX_CANDIDATES, PING_GAP, PathAgent, Route, State, TRIGGERED_GAP, TxId};
 use crate::path::candidate::{Candidate, Origin, clearly_better};
 
 impl PathAgent {
@@ -60,9 +60,10 @@ impl PathAgent {
     /// A WireGuard packet of the peer opened; `from` is its UDP source, or nothing for the relay.
     pub(crate) fn handle_opened(&mut self, from: Option<SocketAddr>, now: Instant) {
         let Some(from) = from else {
-            // The peer does not use the direct path: does it still stand?
-            if let State::Direct { best } = self.state {
-                self.ping(best, now, RELAYED_GAP);
+            // The peer does not use the direct path, or it lost the packet: does it still stand? Just after it came up there
+            // are packets on the relay that it has overtaken.
+            if matches!(self.state, State::Direct { .. }) && self.settled(now) {
+                self.suspect(now);
             }
             return;
         };
@@ -74,8 +75,7 @@ impl PathAgent {
             State::Direct { best } if best == from => self.prove(now),
             State::Suspect { best, .. } if best == from => {
                 self.prove(now);
-                self.state = State::Direct { best };
-                self.schedule_heartbeat(now);
+                self.go_direct(best, now);
             }
             State::Relay | State::Suspect { .. } => {
                 self.add_candidate(from, Origin::Heard, now);

@@ -17,6 +17,11 @@ const MAX_ASKS: u32 = 3;
 /// A path that swallows data is left alone for so long.
 const BLOCKED_FOR: Duration = Duration::from_secs(60);
 
+/// Packets that a new path has overtaken on the relay are there by then.
+const OVERTAKEN_FOR: Duration = Duration::from_secs(2);
+/// A path that has just answered is not doubted again for the same reason: the peer may prefer the relay.
+const BELIEVED_FOR: Duration = Duration::from_secs(10);
+
 /// What is doubled under suspicion: 4 Mbit/s, with room for one super-packet.
 const MIRROR_BYTES_PER_SECOND: u64 = 500_000;
 const MIRROR_BURST: u64 = 64 << 10;
@@ -30,6 +35,8 @@ pub(super) struct Evidence {
     waiting: bool,
     asks: u32,
     next_ask: Option<Instant>,
+    /// From then on a packet of the peer that came over the relay tells against the path.
+    settled_at: Option<Instant>,
     /// An address that swallowed data, and until when it counts for nothing.
     blocked: Option<(SocketAddr, Instant)>,
     mirror_at: Option<Instant>,
@@ -45,6 +52,12 @@ impl Evidence {
             self.asks = 0;
             self.next_ask = Some(now + ASK_AFTER);
         }
+    }
+
+    /// The path has come up, or out of suspicion.
+    pub(super) fn note_direct(&mut self, is_new: bool, now: Instant) {
+        let pause = if is_new { OVERTAKEN_FOR } else { BELIEVED_FOR };
+        self.settled_at = Some(now + pause);
     }
 
     pub(super) const fn next_ask(&self) -> Option<Instant> {
@@ -138,6 +151,12 @@ impl PathAgent {
         if best == Some(from) {
             evidence.forget_unanswered();
         }
+    }
+
+    /// The path is in use long enough that what comes over the relay tells against it.
+    pub(super) fn settled(&self, now: Instant) -> bool {
+        let settled = self.evidence.as_ref().and_then(|evidence| evidence.settled_at);
+        settled.is_some_and(|at| at <= now)
     }
 
     /// Another path is in use, or none.

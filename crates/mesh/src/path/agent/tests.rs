@@ -365,3 +365,21 @@ fn a_change_of_our_network_doubts_the_path_at_once() {
     story.agent.handle_pong(ping.unwrap(), story.now);
     assert_eq!(story.agent.route(), Route::Direct(addr()));
 }
+
+#[test]
+fn a_packet_over_the_relay_doubts_a_settled_path_and_not_a_new_one() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    story.agent.handle_opened(None, story.now);
+    assert_eq!(story.agent.route(), Route::Direct(addr()), "it was overtaken");
+    story.after_answered(3_000);
+    story.agent.handle_opened(None, story.now);
+    assert_eq!(story.agent.route(), Route::Both(addr()));
+    let (_, tx) = story.pings()[0];
+    story.agent.handle_pong(tx, story.now);
+    for _ in 0..9 {
+        story.after_answered(1_000);
+        story.agent.handle_opened(None, story.now);
+        assert_eq!(story.agent.route(), Route::Direct(addr()), "it has just answered");
+    }
+}
