@@ -352,6 +352,14 @@ impl Reach {
                 all.push((addr, EndpointKind::Local));
             }
         }
+        // Another port for each destination: what was seen is of no use to peers, but the router may forward the local one.
+        let forwarded = self.mapped.keys().find(|addr| addr.is_ipv4());
+        if let Some(seen) = forwarded.filter(|_| self.varies == Some(true)) {
+            let addr = SocketAddr::new(seen.ip(), self.ports.0);
+            if !all.iter().any(|(known, _)| *known == addr) {
+                all.insert(0, (addr, EndpointKind::StunLocalPort));
+            }
+        }
         all.truncate(MAX_ENDPOINTS);
         all
     }

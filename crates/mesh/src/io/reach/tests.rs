@@ -123,6 +123,13 @@ fn two_mappings_at_once_mean_a_hard_nat() {
     assert_eq!(reach.varies(), Some(false));
     reach.observe("203.0.113.5:5111".parse().unwrap(), now);
     assert_eq!(reach.varies(), Some(true));
+    // Its router may still forward the port that we listen on.
+    let told = reach.endpoints();
+    assert!(
+        told.iter()
+            .any(|(addr, kind)| addr.port() == 1 && *kind == EndpointKind::StunLocalPort),
+        "{told:?}"
+    );
 }
 
 #[test]
