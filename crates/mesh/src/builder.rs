@@ -15,7 +15,8 @@ use crate::error::JoinError;
 use crate::io::derp::DerpPool;
 use crate::io::device::Device;
 use crate::io::driver::{Driver, State};
-use crate::io::reach::{self, Reach};
+use crate::io::netmon::NetMonitor;
+use crate::io::reach::Reach;
 use crate::io::udp::UdpSockets;
 use crate::mesh::{Mesh, Shared, Sockets};
 use crate::netstack::{SharedStack, StackConfig};
@@ -151,13 +152,16 @@ impl MeshBuilder {
             .enable_all()
             .build()
             .map_err(JoinError::Thread)?;
-        let (udp, (device, sockets)) = {
+        let now = Instant::now();
+        let (udp, (device, sockets), netmon) = {
             let _lane = lane.enter();
             let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp {
                 port: self.port,
                 source,
             })?;
-            (udp, self.device()?)
+            let (device, sockets) = self.device()?;
+            let netmon = NetMonitor::start(device.interface(), now);
+            (udp, (device, sockets), netmon)
         };
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let disco_key = DiscoPrivateKey::generate();
@@ -167,10 +171,9 @@ impl MeshBuilder {
         config.auth_key = key;
         config.ephemeral = self.ephemeral;
         config.accept_new_control_key = self.accept_new_control_key;
-        let now = Instant::now();
         let ports = (udp.port(), udp.port_v6());
         let mut reach = Reach::new(ports, None, now);
-        reach.set_interfaces(reach::interface_addresses(&[]));
+        reach.set_interfaces(&netmon.network().addresses, ports);
         let (control, control_events) =
             ControlClient::start(config, store).map_err(|error| JoinError::Control(Arc::new(error)))?;
         // Before the client's task has dialled, so that its first request carries them.
@@ -211,6 +214,7 @@ impl MeshBuilder {
             events: event_sender,
             snapshot: snapshot_sender,
             reach,
+            netmon,
             runtime: tokio::runtime::Handle::current(),
             state: State::new(),
         };

@@ -312,7 +312,11 @@ impl Engine {
     }
 
     /// Our own network has changed: direct paths are doubted until they answer again, relays carry copies meanwhile.
-    pub(crate) fn handle_network_change(&mut self, now: Instant) {
+    /// `endpoints` are ours where they are others than before.
+    pub(crate) fn handle_network_change(&mut self, endpoints: Option<Vec<SocketAddr>>, now: Instant) {
+        if let Some(endpoints) = endpoints {
+            self.endpoints = endpoints;
+        }
         let active: Vec<_> = self
             .peers
             .iter()

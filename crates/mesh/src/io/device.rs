@@ -92,6 +92,15 @@ impl Device {
         }
     }
 
+    /// Index of the kernel's interface, where there is one.
+    pub(crate) fn interface(&self) -> Option<u32> {
+        match self {
+            Self::Userspace(_) => None,
+            #[cfg(feature = "tun")]
+            Self::Tun(tun) => Some(tun.device.interface()),
+        }
+    }
+
     /// Waits until the device has something for the mesh.
     ///
     /// # Cancel safety

@@ -7,7 +7,9 @@
 
 mod control;
 mod knock;
+mod network;
 mod serve;
+mod unsent;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +23,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::derp::{DerpEvent, DerpPool};
 use super::device::Device;
 use super::guess::{GuessSockets, Knock};
-use super::reach::{self, Reach};
+use super::netmon::NetMonitor;
+use super::reach::Reach;
 use super::resolve::StunServer;
 use super::udp::UdpSockets;
 use crate::engine::Snapshot;
@@ -30,6 +33,7 @@ use crate::error::PingError;
 use crate::event::MeshEvent;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
+use unsent::Unsent;
 
 /// Relay events taken in one turn, so that a busy relay cannot starve the sockets.
 const DERP_TURN: usize = 64;
@@ -73,6 +77,7 @@ pub(crate) struct Driver {
     pub(crate) events: broadcast::Sender<MeshEvent>,
     pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(crate) reach: Reach,
+    pub(crate) netmon: NetMonitor,
     /// Of whoever started the node: for what is not a packet's business.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) state: State,
@@ -88,6 +93,8 @@ pub(crate) struct State {
     /// The kernel's send buffer is full: nothing more is taken from the device until there is room.
     blocked: bool,
     told_endpoints: Vec<SocketAddr>,
+    /// Sockets that have become unusable are not opened anew before this.
+    next_reopen: Option<Instant>,
     told_net_info: Option<sandd_control_client::NetInfo>,
 }
 
@@ -104,6 +111,7 @@ impl State {
             netchecks: Vec::new(),
             blocked: false,
             told_endpoints: Vec::new(),
+            next_reopen: None,
             told_net_info: None,
         }
     }
@@ -164,6 +172,7 @@ impl Driver {
     /// Waits for anything to do; with `busy` sockets or device have more, and only what is there already is taken first.
     async fn wait(&mut self, busy: bool) -> Woken {
         let deadline = self.deadline();
+        self.netmon.note_deadline(deadline);
         let blocked = self.state.blocked;
         let resolving = async {
             match &mut self.state.resolving {
@@ -183,6 +192,7 @@ impl Driver {
             event = self.control_events.recv() => Woken::Control(event),
             servers = resolving => Woken::Servers(servers),
             knock = guess => Woken::Knock(knock),
+            () = self.netmon.news() => Woken::Turn,
             event = self.derp_events.recv() => Woken::Derp(event),
             // Lets the runtime look at the sockets again.
             () = tokio::task::yield_now(), if busy => Woken::Turn,
@@ -194,26 +204,23 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
-        [self.engine.poll_timeout(), self.device.poll_timeout()]
+        let others = [
+            self.engine.poll_timeout(),
+            self.device.poll_timeout(),
+            self.netmon.poll_timeout(),
+        ];
+        others
             .into_iter()
             .flatten()
             .fold(self.reach.poll_timeout(), Instant::min)
     }
 
     fn handle_timers(&mut self, now: Instant) {
+        self.watch_network(now);
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now);
         }
         if self.reach.poll_timeout() <= now {
-            if self.reach.take_interfaces_due(now) {
-                let own = self.engine.own_ips().to_vec();
-                if self.reach.set_interfaces(reach::interface_addresses(&own)) {
-                    self.reach.kick(now);
-                    self.derp.probe();
-                    self.udp.release_won();
-                    self.engine.handle_network_change(now);
-                }
-            }
             self.reach.leave_failing_home(now);
         }
         let Self { reach, engine, .. } = self;
@@ -337,21 +344,6 @@ impl Driver {
         }
     }
 
-    /// A destination that the kernel cannot reach is news for the peer's path.
-    fn note_unsent(&mut self, unsent: Vec<Unsent>, now: Instant) {
-        for Unsent { to, datagram, error } in unsent {
-            tracing::trace!(%error, %to, "datagrams not sent");
-            if matches!(
-                error.kind(),
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-            ) {
-                self.engine.handle_unreachable(to, now);
-            } else if too_big(&error) {
-                self.engine.handle_too_big(to, datagram, now);
-            }
-        }
-    }
-
     fn drain_outputs(&mut self, now: Instant) {
         while let Some(output) = self.engine.poll_output() {
             match output {
@@ -402,26 +394,6 @@ impl Driver {
         // Nobody listening is no error.
         let _ = self.events.send(event);
     }
-}
-
-/// Datagrams that the kernel did not take.
-#[derive(Debug)]
-struct Unsent {
-    to: SocketAddr,
-    datagram: usize,
-    error: io::Error,
-}
-
-/// `EMSGSIZE`, which the standard library has no stable name for.
-fn too_big(error: &io::Error) -> bool {
-    const EMSGSIZE: i32 = if cfg!(target_os = "linux") {
-        90
-    } else if cfg!(windows) {
-        10_040
-    } else {
-        40
-    };
-    error.raw_os_error() == Some(EMSGSIZE)
 }
 
 /// Sends the queue; false when the kernel's buffer is full and something is left.

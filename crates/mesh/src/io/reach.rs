@@ -1,7 +1,7 @@
 //! [`Reach`]: how this node can be reached, and what the coordinator and the peers are told of it.
 //!
 //! It keeps the home region, asks STUN servers for our public addresses through the very sockets that carry data,
-//! reads the interfaces, and turns it all into a list of endpoints. It is fed and drained by the driver; time and
+//! is told the interfaces' addresses, and turns it all into a list of endpoints. It is fed and drained by the driver; time and
 //! addresses come in as arguments.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,8 +25,6 @@ const STUN_TRIES: u32 = 3;
 const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two looks because of a silent path.
 const DOUBT_GAP: Duration = Duration::from_secs(1);
-/// How often the interfaces are read.
-const INTERFACES_INTERVAL: Duration = Duration::from_secs(10);
 /// A public address that is no longer seen is still told for so long.
 const MAPPING_LIFETIME: Duration = Duration::from_secs(310);
 /// A home whose relay is away for so long is given up where there is another region,
@@ -54,7 +52,6 @@ pub(crate) struct Reach {
     round: Option<Round>,
     next_stun: Instant,
     next_full: Instant,
-    next_interfaces: Instant,
     latency: BTreeMap<RegionId, Duration>,
     mapped: BTreeMap<SocketAddr, Instant>,
     /// How each server saw us last.
@@ -89,7 +86,6 @@ impl Reach {
             round: None,
             next_stun: now,
             next_full: now,
-            next_interfaces: now,
             latency: BTreeMap::new(),
             mapped: BTreeMap::new(),
             seen_by: BTreeMap::new(),
@@ -189,7 +185,6 @@ impl Reach {
     /// Ask again at once: something about the network changed.
     pub(crate) fn kick(&mut self, now: Instant) {
         self.begin(self.servers.clone(), now);
-        self.next_interfaces = now;
     }
 
     /// A direct path is silent: is our mapping still the one that peers were told? Asked once a second at most.
@@ -201,21 +196,14 @@ impl Reach {
         }
     }
 
-    /// Interface addresses as the system has them. True when the set changed.
-    pub(crate) fn set_interfaces(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
-        let changed = addresses != self.interfaces;
-        self.interfaces = addresses;
-        self.changed |= changed;
-        changed
-    }
-
-    /// True when the interfaces are to be read now.
-    pub(crate) fn take_interfaces_due(&mut self, now: Instant) -> bool {
-        let due = now >= self.next_interfaces;
-        if due {
-            self.next_interfaces = now + INTERFACES_INTERVAL;
-        }
-        due
+    /// Interface addresses as the system has them, and the ports of the sockets. A public address that was an interface's
+    /// own goes with it; one that a NAT gave is told a while longer, since the way back may be the same.
+    pub(crate) fn set_interfaces(&mut self, addresses: &BTreeSet<IpAddr>, ports: (u16, Option<u16>)) {
+        self.changed |= *addresses != self.interfaces || ports != self.ports;
+        let before = std::mem::replace(&mut self.interfaces, addresses.clone());
+        self.ports = ports;
+        self.mapped
+            .retain(|mapped, _| addresses.contains(&mapped.ip()) || !before.contains(&mapped.ip()));
     }
 
     /// Requests to send now. `active` tells whether anybody talks with us: an idle node keeps silent.
@@ -324,7 +312,7 @@ impl Reach {
     /// When [`Self::poll_requests`] is wanted next.
     pub(crate) fn poll_timeout(&self) -> Instant {
         let round = self.round.as_ref().map(|round| round.next_try);
-        let regular = self.next_stun.min(self.next_full).min(self.next_interfaces);
+        let regular = self.next_stun.min(self.next_full);
         [round, self.home_deadline()]
             .into_iter()
             .flatten()
@@ -445,33 +433,6 @@ impl Reach {
             .map(scored)
             .min_by_key(|(_, rtt)| *rtt)
             .map(|(region, _)| region)
-    }
-}
-
-/// Interface addresses that a peer may reach: no loopback, no link-local, none of the mesh itself.
-pub(crate) fn interface_addresses(mesh: &[IpAddr]) -> BTreeSet<IpAddr> {
-    let Ok(interfaces) = if_addrs::get_if_addrs() else {
-        return BTreeSet::new();
-    };
-    interfaces
-        .into_iter()
-        .filter(|interface| interface.is_oper_up() || interface.is_p2p())
-        .map(|interface| interface.ip())
-        .filter(|ip| {
-            let link_local = match ip {
-                IpAddr::V4(ip) => ip.is_link_local(),
-                IpAddr::V6(ip) => ip.is_unicast_link_local(),
-            };
-            !ip.is_loopback() && !link_local && !is_mesh_range(*ip) && !mesh.contains(ip)
-        })
-        .collect()
-}
-
-/// The ranges that coordinators give to nodes.
-fn is_mesh_range(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]),
-        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
     }
 }
 

@@ -146,6 +146,12 @@ impl TunDevice {
         &self.name
     }
 
+    /// Index of the interface.
+    #[must_use]
+    pub fn interface(&self) -> u32 {
+        self.shared.index
+    }
+
     /// Makes these the addresses of the interface. Those that stay are not touched. Where the system has IPv6 off, its
     /// addresses are left out with a warning.
     ///

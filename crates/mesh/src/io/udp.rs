@@ -54,17 +54,43 @@ impl UdpSockets {
             other => other?,
         };
         let port = v4.socket.local_addr()?.port();
-        // The same number for both families where it is free; peers are told each address with its own port anyway.
-        let v6 = open(Domain::IPV6, port).or_else(|_| open(Domain::IPV6, 0)).ok();
         Ok(Self {
             v4,
-            v6,
+            v6: open_v6(port),
             won: Vec::new(),
             port,
             buffers: std::array::from_fn(|_| vec![0; RECV_BUFFER].into_boxed_slice()),
             blocked_v6: false,
             sound: buffers::segments_soundly(),
         })
+    }
+
+    /// Opens the socket of a family that the system did not have before.
+    pub(crate) fn open_missing(&mut self) {
+        if self.v6.is_none() {
+            self.v6 = open_v6(self.port);
+        }
+    }
+
+    /// Opens the socket of a family anew, on the same port where it is still to be had.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn reopen(&mut self, v6: bool) -> io::Result<()> {
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        let port = if v6 {
+            self.port_v6().unwrap_or(self.port)
+        } else {
+            self.port
+        };
+        // The old one has to go before its port is free.
+        let mut replace = |family| if v6 { self.v6 = Some(family) } else { self.v4 = family };
+        replace(open(domain, 0)?);
+        if let Ok(same) = open(domain, port) {
+            replace(same);
+        }
+        self.port = self.v4.socket.local_addr()?.port();
+        Ok(())
     }
 
     /// IPv4 port.
@@ -203,6 +229,11 @@ impl UdpSockets {
         }
         if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
     }
+}
+
+/// The same number for both families where it is free; peers are told each address with its own port anyway.
+fn open_v6(port: u16) -> Option<Family> {
+    open(Domain::IPV6, port).or_else(|_| open(Domain::IPV6, 0)).ok()
 }
 
 fn open(domain: Domain, port: u16) -> io::Result<Family> {

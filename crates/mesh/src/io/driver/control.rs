@@ -1,5 +1,6 @@
 //! The coordinator's events, carried into the engine, the relays and the device; and what it is told in turn.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -125,14 +126,8 @@ impl Driver {
 
     /// Tells the coordinator, the peers and the relays how this node is reached, when that has changed.
     pub(super) fn publish_reach(&mut self, now: Instant) {
-        let endpoints = self.reach.endpoints();
-        let mut addresses: Vec<_> = endpoints.iter().map(|(addr, _)| *addr).collect();
-        addresses.sort();
-        if addresses != self.state.told_endpoints {
-            tracing::debug!(?endpoints, "endpoints changed");
-            self.state.told_endpoints.clone_from(&addresses);
+        if let Some(addresses) = self.changed_endpoints() {
             self.engine.set_endpoints(addresses, now);
-            self.control.set_endpoints(endpoints);
         }
         self.engine.set_nat(match self.reach.varies() {
             Some(true) => Nat::Hard,
@@ -159,6 +154,20 @@ impl Driver {
         if keys != self.control.relay_keys() {
             self.control.set_relay_keys(keys);
         }
+    }
+
+    /// Tells the coordinator our endpoints if they are others than before, and gives them to be told to the peers.
+    pub(super) fn changed_endpoints(&mut self) -> Option<Vec<SocketAddr>> {
+        let endpoints = self.reach.endpoints();
+        let mut addresses: Vec<_> = endpoints.iter().map(|(addr, _)| *addr).collect();
+        addresses.sort();
+        if addresses == self.state.told_endpoints {
+            return None;
+        }
+        tracing::debug!(?endpoints, "endpoints changed");
+        self.state.told_endpoints.clone_from(&addresses);
+        self.control.set_endpoints(endpoints);
+        Some(addresses)
     }
 
     pub(super) fn publish_snapshot(&self, applied: Option<bool>) {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Command, Driver, WaitingPing};
 use crate::error::PingError;
+use crate::io::netmon::Change;
 use crate::metrics::Counters;
 use crate::status::{MeshStatus, NetReport, RegionLatency};
 
@@ -38,11 +39,7 @@ impl Driver {
                 self.reach.kick(now);
                 self.state.netchecks.push(answer);
             }
-            Command::NetworkChanged => {
-                self.reach.kick(now);
-                self.derp.probe();
-                self.control.reconnect_now();
-            }
+            Command::NetworkChanged => self.handle_network_change(Change::Moved, now),
             Command::Shutdown(done) => {
                 let _ = done.send(());
             }

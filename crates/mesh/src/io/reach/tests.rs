@@ -191,3 +191,26 @@ fn what_did_not_change_is_not_told_again() {
         assert!(!reach.take_changed(), "second {second}");
     }
 }
+
+#[test]
+fn a_public_address_goes_with_the_interface_that_had_it() {
+    let now = Instant::now();
+    let [own, natted] = ["2001:db8::5", "203.0.113.5"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    let mut reach = Reach::new((1, Some(2)), None, now);
+    reach.set_interfaces(&BTreeSet::from([own, "192.168.1.2".parse().unwrap()]), (1, Some(2)));
+    reach.set_map(map(&[1]));
+    reach.set_servers(vec![server(1), server(2)], now);
+    let mapped = [SocketAddr::new(own, 2), SocketAddr::new(natted, 4000)];
+    for ((_, request), seen) in reach.poll_requests(|| true, now).into_iter().zip(mapped) {
+        assert!(reach.handle_response(&answer(&request, &seen.to_string()), now));
+    }
+    reach.take_changed();
+    reach.set_interfaces(&BTreeSet::from(["10.0.0.7".parse().unwrap()]), (1, Some(2)));
+    assert!(reach.take_changed());
+    let told: Vec<_> = reach
+        .endpoints()
+        .into_iter()
+        .map(|(addr, _)| addr.to_string())
+        .collect();
+    assert_eq!(told, ["203.0.113.5:4000", "10.0.0.7:1"]);
+}
