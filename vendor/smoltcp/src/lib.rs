@@ -99,8 +99,9 @@ mod rand;
 
 pub mod config {
     #![allow(unused)]
+    // A window of 6 MiB in segments of 1240 octets, every other of them lost, fits.
     #[cfg(not(test))]
-    pub const ASSEMBLER_MAX_SEGMENT_COUNT: usize = 32;
+    pub const ASSEMBLER_MAX_SEGMENT_COUNT: usize = 4096;
     #[cfg(test)]
     pub const ASSEMBLER_MAX_SEGMENT_COUNT: usize = 4;
     #[cfg(not(test))]

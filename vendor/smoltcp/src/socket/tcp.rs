@@ -17,11 +17,13 @@ use crate::wire::{
 };
 
 mod congestion;
+mod pacing;
 mod recovery;
 mod rtt;
 mod scoreboard;
 mod tuning;
 
+use pacing::Pacing;
 use recovery::Recovery;
 use rtt::RttEstimator;
 use scoreboard::{Delivered, Scoreboard};
@@ -375,6 +377,8 @@ pub struct Socket<'a> {
     scoreboard: Scoreboard,
     /// How a loss is being repaired, or a timeout.
     recovery: Recovery,
+    /// When the next data may be sent.
+    pacing: Pacing,
     /// When the SYN was sent, if it was sent once.
     syn_sent_at: Option<Instant>,
     /// When something that occupies sequence space was last sent.
@@ -476,6 +480,7 @@ impl<'a> Socket<'a> {
             local_rx_dup_acks: 0,
             scoreboard: Scoreboard::default(),
             recovery: Recovery::default(),
+            pacing: Pacing::default(),
             syn_sent_at: None,
             last_sent_at: None,
             window_from: None,
@@ -781,6 +786,7 @@ impl<'a> Socket<'a> {
         self.remote_last_ts = None;
         self.scoreboard.clear();
         self.recovery = Recovery::default();
+        self.pacing = Pacing::default();
         self.syn_sent_at = None;
         self.last_sent_at = None;
         self.window_from = None;
@@ -1407,19 +1413,16 @@ impl<'a> Socket<'a> {
             return ranges;
         }
         let ack = self.remote_seq_no + self.rx_buffer.len();
-        let blocks = || {
-            self.assembler
-                .iter_data()
-                .map(|(left, right)| (ack + left, ack + right))
-        };
         let recent = self
             .recent_rx
             .iter()
             .flatten()
-            .filter_map(|seq| blocks().find(|&(left, right)| left <= *seq && *seq < right));
+            .filter(|seq| **seq >= ack)
+            .filter_map(|seq| self.assembler.around(*seq - ack));
+        let lowest = self.assembler.iter_data().take(ranges.len());
         let mut free = 0;
-        for (left, right) in recent.chain(blocks().take(ranges.len())) {
-            let range = Some((left.0 as u32, right.0 as u32));
+        for (left, right) in recent.chain(lowest) {
+            let range = Some(((ack + left).0 as u32, (ack + right).0 as u32));
             if free < ranges.len() && !ranges.contains(&range) {
                 ranges[free] = range;
                 free += 1;
@@ -2078,7 +2081,7 @@ impl<'a> Socket<'a> {
                 payload_len,
                 payload_offset
             );
-            return None;
+            return Some(self.ack_reply(ip_repr, repr));
         };
 
         // Place payload octets into the buffer.
@@ -2165,6 +2168,7 @@ impl<'a> Socket<'a> {
         }
     }
 
+    /// Whether data or a control flag is to be sent now, or [once its time has come](Pacing).
     fn seq_to_transmit(&self, cx: &mut Context) -> bool {
         let ip_header_len = match self.tuple.unwrap().local.addr {
             IpAddress::Ipv4(_) => crate::wire::IPV4_HEADER_LEN,
@@ -2387,8 +2391,10 @@ impl<'a> Socket<'a> {
             self.congestion_controller.on_restart();
         }
 
+        let waits_for_pace = self.waits_for_pace(cx.now()).is_some();
+
         // Decide whether we're sending a packet.
-        if self.seq_to_transmit(cx) {
+        if !waits_for_pace && self.seq_to_transmit(cx) {
             // If we have data to transmit and it fits into partner's window, do it.
             tcp_trace!("outgoing segment will send data or flags");
         } else if self.ack_to_transmit() && self.delayed_ack_expired(cx.now()) {
@@ -2503,7 +2509,12 @@ impl<'a> Socket<'a> {
                 let unsent = self.tx_buffer.len().saturating_sub(self.flight_size());
                 let tail = effective_mss.min(self.tx_buffer.len());
 
-                let offset = if let Some((start, end)) = self.scoreboard.first_lost()
+                let paced = self.paced_size(effective_mss);
+                let device_limit = device_limit.min(paced - paced % effective_mss);
+
+                let offset = if waits_for_pace {
+                    self.flight_size()
+                } else if let Some((start, end)) = self.scoreboard.first_lost()
                     && self.cwnd_remaining() > 0
                 {
                     // A retransmission is never larger than what the path takes at once.
@@ -2697,6 +2708,7 @@ impl<'a> Socket<'a> {
                 self.syn_sent_at = (self.rtte.timeouts() == 0).then_some(cx.now());
             } else if self.state != State::Closed {
                 self.note_sent(start, end, cx.now());
+                self.note_paced(len, cx.now());
             }
         }
 
@@ -2746,13 +2758,17 @@ impl<'a> Socket<'a> {
         } else if self.state == State::Closed {
             // Socket was aborted, we have an RST packet to transmit.
             PollAt::Now
-        } else if self.seq_to_transmit(cx) {
-            // We have a data or flag packet to transmit.
-            PollAt::Now
         } else if self.window_to_update() {
             // The receive window has been raised significantly.
             PollAt::Now
         } else {
+            let data_poll_at = match self.waits_for_pace(cx.now()) {
+                _ if !self.seq_to_transmit(cx) => PollAt::Ingress,
+                // We have a data or flag packet to transmit.
+                None => return PollAt::Now,
+                Some(at) => PollAt::Time(at),
+            };
+
             let want_ack = self.ack_to_transmit();
 
             let delayed_ack_poll_at = match (want_ack, self.ack_delay_timer) {
@@ -2777,6 +2793,7 @@ impl<'a> Socket<'a> {
 
             // We wait for the earliest of our timers to fire.
             *[
+                data_poll_at,
                 self.timer.poll_at(),
                 timeout_poll_at,
                 delayed_ack_poll_at,

@@ -1,3 +1,4 @@
+use alloc::collections::VecDeque;
 use core::fmt;
 
 use crate::config::ASSEMBLER_MAX_SEGMENT_COUNT;
@@ -13,252 +14,108 @@ impl fmt::Display for TooManyHolesError {
 
 impl core::error::Error for TooManyHolesError {}
 
-/// A contiguous chunk of absent data, followed by a contiguous chunk of present data.
+/// Octets that are here, counted from where the assembler began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Contig {
-    hole_size: usize,
-    data_size: usize,
+struct Range {
+    start: u64,
+    end: u64,
 }
 
-impl fmt::Display for Contig {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.has_hole() {
-            write!(f, "({})", self.hole_size)?;
-        }
-        if self.has_hole() && self.has_data() {
-            write!(f, " ")?;
-        }
-        if self.has_data() {
-            write!(f, "{}", self.data_size)?;
-        }
-        Ok(())
-    }
-}
-
-impl Contig {
-    const fn empty() -> Contig {
-        Contig {
-            hole_size: 0,
-            data_size: 0,
-        }
-    }
-
-    fn hole_and_data(hole_size: usize, data_size: usize) -> Contig {
-        Contig {
-            hole_size,
-            data_size,
-        }
-    }
-
-    fn has_hole(&self) -> bool {
-        self.hole_size != 0
-    }
-
-    fn has_data(&self) -> bool {
-        self.data_size != 0
-    }
-
-    fn total_size(&self) -> usize {
-        self.hole_size + self.data_size
-    }
-
-    fn shrink_hole_by(&mut self, size: usize) {
-        self.hole_size -= size;
-    }
-
-    fn shrink_hole_to(&mut self, size: usize) {
-        debug_assert!(self.hole_size >= size);
-
-        let total_size = self.total_size();
-        self.hole_size = size;
-        self.data_size = total_size - size;
-    }
-}
-
-/// A buffer (re)assembler.
+/// A buffer (re)assembler: which octets behind a hole are here.
 ///
-/// Currently, up to a hardcoded limit of 4 or 32 holes can be tracked in the buffer.
-#[derive(Debug, PartialEq, Eq, Clone)]
+/// Up to [`ASSEMBLER_MAX_SEGMENT_COUNT`] ranges can be tracked. Finding one takes a search by halves, and
+/// an assembler without ranges keeps no memory.
+#[derive(Debug, Clone, Default)]
 pub struct Assembler {
-    contigs: [Contig; ASSEMBLER_MAX_SEGMENT_COUNT],
+    /// Where offset zero lies.
+    front: u64,
+    /// In order, with a hole before each, except perhaps the first.
+    ranges: VecDeque<Range>,
 }
 
 impl fmt::Display for Assembler {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "[ ")?;
-        for contig in self.contigs.iter() {
-            if !contig.has_data() {
-                break;
-            }
-            write!(f, "{contig} ")?;
+        for (left, right) in self.iter_data() {
+            write!(f, "{left}..{right} ")?;
         }
         write!(f, "]")?;
         Ok(())
     }
 }
 
-// Invariant on Assembler::contigs:
-// - There's an index `i` where all contigs before have data, and all contigs after don't (are unused).
-// - All contigs with data must have hole_size != 0, except the first.
+impl PartialEq for Assembler {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter_data().eq(other.iter_data())
+    }
+}
+
+impl Eq for Assembler {}
 
 impl Assembler {
     /// Create a new buffer assembler.
     pub const fn new() -> Assembler {
-        const EMPTY: Contig = Contig::empty();
         Assembler {
-            contigs: [EMPTY; ASSEMBLER_MAX_SEGMENT_COUNT],
+            front: 0,
+            ranges: VecDeque::new(),
         }
     }
 
     pub fn clear(&mut self) {
-        self.contigs.fill(Contig::empty());
-    }
-
-    fn front(&self) -> Contig {
-        self.contigs[0]
+        *self = Self::new();
     }
 
     /// Return length of the front contiguous range without removing it from the assembler
     pub fn peek_front(&self) -> usize {
-        let front = self.front();
-        if front.has_hole() { 0 } else { front.data_size }
-    }
-
-    fn back(&self) -> Contig {
-        self.contigs[self.contigs.len() - 1]
+        match self.ranges.front() {
+            Some(first) if first.start == self.front => (first.end - first.start) as usize,
+            _ => 0,
+        }
     }
 
     /// Return whether the assembler contains no data.
     pub fn is_empty(&self) -> bool {
-        !self.front().has_data()
-    }
-
-    /// Remove a contig at the given index.
-    fn remove_contig_at(&mut self, at: usize) {
-        debug_assert!(self.contigs[at].has_data());
-
-        for i in at..self.contigs.len() - 1 {
-            if !self.contigs[i].has_data() {
-                return;
-            }
-            self.contigs[i] = self.contigs[i + 1];
-        }
-
-        // Removing the last one.
-        self.contigs[self.contigs.len() - 1] = Contig::empty();
-    }
-
-    /// Add a contig at the given index, and return a pointer to it.
-    fn add_contig_at(&mut self, at: usize) -> Result<&mut Contig, TooManyHolesError> {
-        if self.back().has_data() {
-            return Err(TooManyHolesError);
-        }
-
-        for i in (at + 1..self.contigs.len()).rev() {
-            self.contigs[i] = self.contigs[i - 1];
-        }
-
-        self.contigs[at] = Contig::empty();
-        Ok(&mut self.contigs[at])
+        self.ranges.is_empty()
     }
 
     /// Add a new contiguous range to the assembler,
     /// or return `Err(TooManyHolesError)` if too many discontinuities are already recorded.
-    pub fn add(&mut self, mut offset: usize, size: usize) -> Result<(), TooManyHolesError> {
+    pub fn add(&mut self, offset: usize, size: usize) -> Result<(), TooManyHolesError> {
         if size == 0 {
             return Ok(());
         }
-
-        let mut i = 0;
-
-        // Find index of the contig containing the start of the range.
-        loop {
-            if i == self.contigs.len() {
-                // The new range is after all the previous ranges, but there/s no space to add it.
+        let start = self.front + offset as u64;
+        let end = start + size as u64;
+        // Those that the new one touches become one with it.
+        let from = self.ranges.partition_point(|range| range.end < start);
+        let to = self.ranges.partition_point(|range| range.start <= end);
+        if from == to {
+            if self.ranges.len() >= ASSEMBLER_MAX_SEGMENT_COUNT {
                 return Err(TooManyHolesError);
             }
-            let contig = &mut self.contigs[i];
-            if !contig.has_data() {
-                // The new range is after all the previous ranges. Add it.
-                *contig = Contig::hole_and_data(offset, size);
-                return Ok(());
-            }
-            if offset <= contig.total_size() {
-                break;
-            }
-            offset -= contig.total_size();
-            i += 1;
+            self.ranges.insert(from, Range { start, end });
+            return Ok(());
         }
-
-        let contig = &mut self.contigs[i];
-        if offset < contig.hole_size {
-            // Range starts within the hole.
-
-            if offset + size < contig.hole_size {
-                // Range also ends within the hole.
-                let new_contig = self.add_contig_at(i)?;
-                new_contig.hole_size = offset;
-                new_contig.data_size = size;
-
-                // Previous contigs[index] got moved to contigs[index+1]
-                self.contigs[i + 1].shrink_hole_by(offset + size);
-                return Ok(());
-            }
-
-            // The range being added covers both a part of the hole and a part of the data
-            // in this contig, shrink the hole in this contig.
-            contig.shrink_hole_to(offset);
-        }
-
-        // coalesce contigs to the right.
-        let mut j = i + 1;
-        while j < self.contigs.len()
-            && self.contigs[j].has_data()
-            && offset + size >= self.contigs[i].total_size() + self.contigs[j].hole_size
-        {
-            self.contigs[i].data_size += self.contigs[j].total_size();
-            j += 1;
-        }
-        let shift = j - i - 1;
-        if shift != 0 {
-            for x in i + 1..self.contigs.len() {
-                if !self.contigs[x].has_data() {
-                    break;
-                }
-
-                self.contigs[x] = self
-                    .contigs
-                    .get(x + shift)
-                    .copied()
-                    .unwrap_or_else(Contig::empty);
-            }
-        }
-
-        if offset + size > self.contigs[i].total_size() {
-            // The added range still extends beyond the current contig. Increase data size.
-            let left = offset + size - self.contigs[i].total_size();
-            self.contigs[i].data_size += left;
-
-            // Decrease hole size of the next, if any.
-            if i + 1 < self.contigs.len() && self.contigs[i + 1].has_data() {
-                self.contigs[i + 1].hole_size -= left;
-            }
-        }
-
+        let end = end.max(self.ranges[to - 1].end);
+        let first = &mut self.ranges[from];
+        first.start = first.start.min(start);
+        first.end = end;
+        self.ranges.drain(from + 1..to);
         Ok(())
     }
 
     /// Remove a contiguous range from the front of the assembler.
     /// If no such range, return 0.
     pub fn remove_front(&mut self) -> usize {
-        let front = self.front();
-        if front.has_hole() || !front.has_data() {
-            0
-        } else {
-            self.remove_contig_at(0);
-            debug_assert!(front.data_size > 0);
-            front.data_size
+        let size = self.peek_front();
+        if size > 0 {
+            self.front += size as u64;
+            self.ranges.pop_front();
+            if self.ranges.is_empty() {
+                self.clear();
+            }
         }
+        size
     }
 
     /// Add a segment, then remove_front.
@@ -272,11 +129,12 @@ impl Assembler {
         offset: usize,
         size: usize,
     ) -> Result<usize, TooManyHolesError> {
-        // This is the only case where a segment at offset=0 would cause the
-        // total amount of contigs to rise (and therefore can potentially cause
-        // a TooManyHolesError). Handle it in a way that is guaranteed to succeed.
-        if offset == 0 && size < self.contigs[0].hole_size {
-            self.contigs[0].hole_size -= size;
+        // Nothing needs to be recorded for a segment that is wholly before the first hole's end.
+        let end = self.front + size as u64;
+        if offset == 0 && self.ranges.front().is_none_or(|first| end < first.start) {
+            if !self.ranges.is_empty() {
+                self.front = end;
+            }
             return Ok(size);
         }
 
@@ -284,28 +142,30 @@ impl Assembler {
         Ok(self.remove_front())
     }
 
-    /// Iterate over all of the contiguous data ranges.
-    ///
-    /// Returns `(offset, size)` tuples for each contiguous data range, where
-    /// offset is relative to the start of the assembler.
+    /// The range that holds the octet at this offset.
+    pub fn around(&self, offset: usize) -> Option<(usize, usize)> {
+        let at = self.front + offset as u64;
+        let index = self.ranges.partition_point(|range| range.end <= at);
+        let range = self.ranges.get(index).filter(|range| range.start <= at)?;
+        Some(self.relative(range))
+    }
+
+    fn relative(&self, range: &Range) -> (usize, usize) {
+        (
+            (range.start - self.front) as usize,
+            (range.end - self.front) as usize,
+        )
+    }
+
+    /// Iterate over all of the contiguous data ranges, as offsets of their first octet and of that
+    /// behind their last.
     ///
     ///    Data        Hole        Data
     /// |--- 100 ---|--- 200 ---|--- 100 ---|
     ///
     /// Would return the ranges: ``(0, 100), (300, 400)``
     pub fn iter_data(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let mut offset = 0;
-        self.contigs.iter().filter_map(move |contig| {
-            offset += contig.hole_size;
-            let left = offset;
-            offset += contig.data_size;
-            let right = offset;
-            if left < right {
-                Some((left, right))
-            } else {
-                None
-            }
-        })
+        self.ranges.iter().map(|range| self.relative(range))
     }
 }
 
@@ -316,16 +176,17 @@ mod test {
 
     impl From<Vec<(usize, usize)>> for Assembler {
         fn from(vec: Vec<(usize, usize)>) -> Assembler {
-            const EMPTY: Contig = Contig::empty();
-
-            let mut contigs = [EMPTY; ASSEMBLER_MAX_SEGMENT_COUNT];
-            for (i, &(hole_size, data_size)) in vec.iter().enumerate() {
-                contigs[i] = Contig {
-                    hole_size,
-                    data_size,
-                };
+            let mut assembler = Assembler::new();
+            let mut at = 0;
+            for (hole_size, data_size) in vec.into_iter().filter(|(_, data)| *data > 0) {
+                at += hole_size;
+                assembler.ranges.push_back(Range {
+                    start: at as u64,
+                    end: (at + data_size) as u64,
+                });
+                at += data_size;
             }
-            Assembler { contigs }
+            assembler
         }
     }
 

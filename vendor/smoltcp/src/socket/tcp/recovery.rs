@@ -57,6 +57,11 @@ impl Recovery {
         [self.reorder_at, self.probe_at].into_iter().flatten().min()
     }
 
+    /// A loss is being repaired, and the window is only what is on its way.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.episode.is_some()
+    }
+
     fn is_calm(&self) -> bool {
         self.episode.is_none() && self.timeout.is_none()
     }

@@ -5,9 +5,9 @@
 //! segments, so a lost retransmission is found, too. Ranges are as large as they were sent, be it
 //! 45 segments at once, and are cut only where an acknowledgement or a loss cuts them.
 //!
-//! A remote may acknowledge whatever it likes: each call costs at most one pass over the ranges,
-//! there are never more than [`MAX_RANGES`], and what does not fit is not noted, which costs a
-//! retransmission.
+//! A remote may acknowledge whatever it likes: each call costs at most one pass over the ranges, and
+//! there are never more than [`MAX_RANGES`]. What does not fit is not noted, or noted for a whole
+//! range, which costs a retransmission or time.
 
 use alloc::collections::VecDeque;
 
@@ -15,7 +15,7 @@ use crate::time::{Duration, Instant};
 use crate::wire::TcpSeqNumber;
 
 /// Bound on ranges. A window of 6 MiB in segments of 1240 octets, every other of them lost, fits.
-const MAX_RANGES: usize = 8192;
+const MAX_RANGES: usize = if cfg!(test) { 64 } else { 8192 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -119,18 +119,18 @@ impl Scoreboard {
         if start >= end {
             return;
         }
-        let len = end - start;
-        self.sent += len;
-        let full = self.ranges.len() >= MAX_RANGES;
+        if self.ranges.len() >= MAX_RANGES {
+            return self.lengthen_last(end, now);
+        }
+        self.sent += end - start;
         match self.ranges.back_mut() {
             Some(last)
                 if last.end == start
                     && !last.again
                     && last.fate == Fate::Sent
-                    && (last.sent_at == now || full) =>
+                    && last.sent_at == now =>
             {
                 last.end = end;
-                last.sent_at = now;
             }
             _ => self.ranges.push_back(Range {
                 start,
@@ -142,10 +142,29 @@ impl Scoreboard {
         }
     }
 
+    /// There is no room for another range: the last one counts as sent with the new octets, which
+    /// costs time or a retransmission when it was lost or had arrived.
+    fn lengthen_last(&mut self, end: TcpSeqNumber, now: Instant) {
+        let Some(last) = self.ranges.back_mut() else {
+            return;
+        };
+        match last.fate {
+            Fate::Sent => self.sent -= last.len(),
+            Fate::Arrived => self.arrived -= last.len(),
+            Fate::Lost => self.lost -= last.len(),
+        }
+        last.again |= last.fate != Fate::Sent;
+        last.fate = Fate::Sent;
+        last.sent_at = now;
+        last.end = end;
+        self.sent += last.len();
+    }
+
     fn on_resend(&mut self, start: TcpSeqNumber, end: TcpSeqNumber, now: Instant) {
         self.cut(start);
         self.cut(end);
-        let mut index = self.first_from(start);
+        // What could not be cut for want of room counts as sent again as a whole.
+        let mut index = self.ranges.partition_point(|range| range.end <= start);
         while let Some(range) = self.ranges.get_mut(index).filter(|range| range.start < end) {
             let len = range.len();
             match range.fate {
@@ -359,8 +378,11 @@ impl Scoreboard {
         self.ranges.partition_point(|range| range.start < at)
     }
 
-    /// Makes `at` a border of ranges, if it lies within one.
+    /// Makes `at` a border of ranges, if it lies within one, and if there is room for another.
     fn cut(&mut self, at: TcpSeqNumber) {
+        if self.ranges.len() >= MAX_RANGES {
+            return;
+        }
         let next = self.first_from(at);
         let Some(index) = next.checked_sub(1) else {
             return;
@@ -542,7 +564,7 @@ mod test {
             let (mut una, mut nxt, mut clock) = (0, 0, 0);
             for _ in 0..300 {
                 clock += random(3) as i64;
-                match random(6) {
+                match random(8) {
                     0 => {
                         let len = 1 + random(50 * MSS);
                         board.on_send(seq(nxt), seq(nxt + len), at(clock));
@@ -552,7 +574,8 @@ mod test {
                         una += random(nxt - una + 1);
                         board.on_ack(seq(una), at(clock));
                     }
-                    2 => board.lose_all(),
+                    2 if random(4) == 0 => board.lose_all(),
+                    2 => board.lose_first(random(2 * MSS)),
                     3 => {
                         if let Some((start, end)) = board.first_lost() {
                             let len = (1 + random(3 * MSS)).min(end - start);
@@ -583,5 +606,37 @@ mod test {
             board.on_sack(seq(octet), seq(octet + 1), at(1), &mut delivered);
         }
         check(&board);
+    }
+
+    /// A remote that acknowledges in pieces, while what was lost goes out in pieces, too.
+    #[test]
+    fn no_call_exceeds_the_bound() {
+        let mut board = Scoreboard::default();
+        for index in 0..3 * MAX_RANGES {
+            board.on_send(seq(index * MSS), seq((index + 1) * MSS), at(index as i64));
+            check(&board);
+        }
+        board.lose_all();
+        let mut delivered = Delivered::default();
+        for index in 0..MAX_RANGES {
+            board.on_sack(
+                seq(index * 99 + 50),
+                seq(index * 99 + 51),
+                at(900),
+                &mut delivered,
+            );
+            let (start, _) = board.first_lost().unwrap();
+            board.on_send(start, start + 1, at(901 + index as i64));
+            board.on_send(
+                seq((3 * MAX_RANGES + index) * MSS),
+                seq((3 * MAX_RANGES + index + 1) * MSS),
+                at(902 + index as i64),
+            );
+            board.lose_first(1);
+            check(&board);
+        }
+        board.on_ack(seq(4 * MAX_RANGES * MSS), at(2000));
+        check(&board);
+        assert!(board.is_empty());
     }
 }

@@ -52,9 +52,12 @@ struct SlowStart {
     round_end: Option<TcpSeqNumber>,
     last_min: Option<Duration>,
     current_min: Option<Duration>,
+    /// Of the latest few samples: RFC 9406 takes those of a whole round, but what is sent evenly over
+    /// a round fills the queue within it.
+    recent_min: Option<Duration>,
     samples: usize,
-    /// In conservative slow start: the round trip at its begin, and how many rounds of it passed.
-    conservative: Option<(Duration, u32)>,
+    /// In conservative slow start: how many rounds of it passed.
+    conservative: Option<u32>,
 }
 
 /// How fast the window is to grow.
@@ -70,41 +73,38 @@ impl SlowStart {
     fn on_ack(&mut self, acked: &Acked, mss: usize) -> Pace {
         if let Some(rtt) = acked.rtt {
             self.current_min = Some(self.current_min.map_or(rtt, |min| min.min(rtt)));
+            self.recent_min = Some(self.recent_min.map_or(rtt, |min| min.min(rtt)));
             // An acknowledgement of many segments tells as much as one of each would.
             self.samples += (acked.octets / mss.max(1)).max(1);
         }
         if self.samples >= N_RTT_SAMPLE
-            && let Some(current) = self.current_min
+            && let Some(recent) = self.recent_min.take()
         {
-            match self.conservative {
-                Some((baseline, _)) if current < baseline => self.conservative = None,
-                Some(_) => {}
-                None => {
-                    if let Some(last) = self.last_min {
-                        let threshold =
-                            (last / MIN_RTT_DIVISOR).clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
-                        if current >= last + threshold {
-                            self.conservative = Some((current, 0));
-                        }
-                    }
-                }
-            }
+            self.samples = 0;
+            let is_delayed = self.last_min.is_some_and(|last| {
+                let threshold = (last / MIN_RTT_DIVISOR).clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
+                recent >= last + threshold
+            });
+            self.conservative = self.conservative.or(Some(0)).filter(|_| is_delayed);
         }
         let mut pace = match self.conservative {
             Some(_) => Pace::Conservative,
             None => Pace::Full,
         };
         if self.round_end.is_none_or(|end| acked.una >= end) {
-            if let Some((_, rounds)) = &mut self.conservative {
+            if let Some(rounds) = &mut self.conservative {
                 *rounds += 1;
                 if *rounds >= CSS_ROUNDS {
                     pace = Pace::Enough;
                 }
             }
             self.round_end = Some(acked.nxt);
-            self.last_min = self.current_min;
+            // A queue that stays does not become the measure.
+            self.last_min = [self.last_min, self.current_min]
+                .into_iter()
+                .flatten()
+                .min();
             self.current_min = None;
-            self.samples = 0;
         }
         pace
     }
