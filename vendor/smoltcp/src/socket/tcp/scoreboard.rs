@@ -102,6 +102,13 @@ impl Scoreboard {
         self.ranges.len()
     }
 
+    /// Gives back the memory of an empty board; what was learnt of the path stays.
+    pub(super) fn release(&mut self) {
+        if self.ranges.is_empty() {
+            self.ranges = VecDeque::new();
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -474,9 +481,14 @@ mod test {
         assert_eq!(delivered.octets, 4 * MSS);
         assert_eq!(delivered.rtt, Some(Duration::from_millis(20)));
         assert_eq!(board.in_flight(), 6 * MSS);
+        board.release();
+        assert_eq!(board.ranges(), 1);
         board.on_ack(seq(10 * MSS), at(21));
         check(&board);
         assert!(board.is_empty());
+        board.release();
+        assert_eq!(board.ranges.capacity(), 0);
+        assert_eq!(board.min_rtt(), Some(Duration::from_millis(20)));
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl<'a> Socket<'a> {
         if self.tx_buffer.is_empty() {
             self.tx_buffer.set_limit(limit);
             self.tx_buffer.release();
+            self.scoreboard.release();
         }
         if self.rx_buffer.is_empty() && self.assembler.is_empty() {
             self.rx_buffer.set_limit(limit);
