@@ -6,6 +6,9 @@
 //! they are tokio's sockets, bound to the mesh addresses.
 
 mod addr;
+#[cfg_attr(target_os = "linux", path = "net/claim_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "net/claim_other.rs")]
+mod claim;
 mod shared_stack;
 mod tcp;
 mod udp;

@@ -5,10 +5,13 @@
 //! cannot be read is an error, never a reason to make a new identity (S-10).
 
 use std::collections::BTreeMap;
+#[cfg_attr(unix, path = "key_store/private_unix.rs")]
+#[cfg_attr(not(unix), path = "key_store/private_other.rs")]
+mod private;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -286,12 +289,12 @@ impl FileStore {
         if let Some(parent) = dir.parent() {
             fs::create_dir_all(parent).map_err(failed("create the parent of"))?;
         }
-        match fs::DirBuilder::new().mode(0o700).create(dir) {
+        match private::create_dir(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed("create")(error)),
         }
-        check_private(dir, &fs::metadata(dir).map_err(failed("look at"))?, "700")?;
+        private::check(dir, &fs::metadata(dir).map_err(failed("look at"))?, "700")?;
         let lock = take_lock(dir)?;
         let store = Self {
             dir: dir.to_owned(),
@@ -318,14 +321,14 @@ impl FileStore {
             source,
         };
         let mut options = OpenOptions::new();
-        options.read(true).custom_flags(no_follow());
-        let mut file = match options.open(&path) {
+        options.read(true);
+        let mut file = match private::restrict(&mut options).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let metadata = file.metadata().map_err(failed)?;
-        check_private(&path, &metadata, "600")?;
+        private::check(&path, &metadata, "600")?;
         if metadata.len() > MAX_FILE {
             return Err(StoreError::Damaged {
                 path,
@@ -346,40 +349,15 @@ impl FileStore {
         let new = self.dir.join(format!("{name}.new"));
         let _ = fs::remove_file(&new);
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(no_follow());
-        let mut file = options.open(&new).map_err(failed("create a file for"))?;
+        options.write(true).create_new(true);
+        let mut file = private::restrict(&mut options)
+            .open(&new)
+            .map_err(failed("create a file for"))?;
         file.write_all(bytes).map_err(failed("write"))?;
         file.sync_all().map_err(failed("sync"))?;
         fs::rename(&new, &path).map_err(failed("replace"))?;
-        self.sync_dir().map_err(failed("sync the directory of"))
+        private::sync_dir(&self.dir).map_err(failed("sync the directory of"))
     }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
-    }
-}
-
-fn no_follow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
-}
-
-fn check_private(path: &Path, metadata: &fs::Metadata, fix: &'static str) -> Result<(), StoreError> {
-    let path = path.to_owned();
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(StoreError::ForeignOwner {
-            path,
-            owner: metadata.uid(),
-        });
-    }
-    let mode = metadata.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(StoreError::WideMode { path, mode, fix });
-    }
-    Ok(())
 }
 
 fn take_lock(dir: &Path) -> Result<File, StoreError> {
@@ -389,14 +367,8 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
         move |source| StoreError::Io { action, path, source }
     };
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(no_follow());
-    let mut lock = options.open(&path).map_err(failed("open"))?;
+    options.read(true).write(true).create(true).truncate(false);
+    let mut lock = private::restrict(&mut options).open(&path).map_err(failed("open"))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -5,8 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::ReadBuf;
 
+use super::claim;
 use crate::netstack::{SharedStack, SocketError, UdpId, reported_address};
 
 /// A UDP port of this node, on all its mesh addresses. Dropping it frees the port.
@@ -111,8 +113,12 @@ impl UdpSocket {
         let mut sockets = Vec::with_capacity(addresses.len());
         let mut port = port;
         for address in addresses {
-            let socket = std::net::UdpSocket::bind(SocketAddr::new(*address, port))?;
+            let bound = SocketAddr::new(*address, port);
+            let socket = Socket::new(Domain::for_address(bound), Type::DGRAM, Some(Protocol::UDP))?;
+            claim::claim(SockRef::from(&socket), *address)?;
+            socket.bind(&bound.into())?;
             socket.set_nonblocking(true)?;
+            let socket = std::net::UdpSocket::from(socket);
             port = socket.local_addr()?.port();
             sockets.push(tokio::net::UdpSocket::from_std(socket)?);
         }

@@ -58,10 +58,12 @@ const ACTIVE_FOR: Duration = Duration::from_secs(45);
 const HELD_FOR: Duration = Duration::from_secs(1_800);
 /// with one ping in this time.
 const HEARTBEAT_HELD: Duration = Duration::from_secs(15);
+/// Data without any sign of life from the path for so long: it is pinged before its next heartbeat.
+const ASK_PATH_AFTER: Duration = Duration::from_millis(250);
+/// Least time such a ping is given.
+const ANSWER_LEAST: Duration = Duration::from_millis(150);
 /// Least time an answer is waited for before the path is suspected.
 const SUSPECT_AFTER: Duration = Duration::from_millis(400);
-/// Data sent for so long without any sign of life from the path.
-const SILENCE_LIMIT: Duration = Duration::from_millis(1_500);
 /// A path unproven for this long is used together with the relay until it answers.
 const PROOF_LIFETIME: Duration = Duration::from_millis(4_500);
 const SUSPECT_PROBE_GAP: Duration = Duration::from_millis(200);
@@ -281,6 +283,11 @@ impl PathAgent {
                     self.suspect(now);
                 } else if !was_active || self.next_heartbeat.is_none() {
                     self.next_heartbeat = Some(now);
+                } else if self
+                    .unanswered_since
+                    .is_some_and(|since| now.saturating_duration_since(since) >= ASK_PATH_AFTER)
+                {
+                    self.ping_unanswered(now);
                 }
             }
             State::Suspect { .. } => {}

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
 use super::TcpStream;
+use crate::net::claim;
 use crate::netstack::{ListenerId, SharedStack, SocketError, reported_address};
 
 /// Connections that may wait to be accepted; further ones are asked to come again by silence.
@@ -125,6 +126,7 @@ impl TcpListener {
             };
             #[cfg(unix)]
             socket.set_reuseaddr(true)?;
+            claim::claim(socket2::SockRef::from(&socket), *address)?;
             socket.bind(SocketAddr::new(*address, port))?;
             let listener = socket.listen(u32::from(BACKLOG))?;
             port = listener.local_addr()?.port();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{
-    DISCOVERY_IDLE, DISCOVERY_PAUSES, GOOD_ENOUGH_RTT, PING_GAP, PathAction, PathAgent, SILENCE_LIMIT, SUSPECT_AFTER,
+    ANSWER_LEAST, DISCOVERY_IDLE, DISCOVERY_PAUSES, GOOD_ENOUGH_RTT, PING_GAP, PathAction, PathAgent, SUSPECT_AFTER,
     SUSPECT_MISSES, SUSPECT_PROBE_GAP, State, UPGRADE_INTERVAL,
 };
 use crate::path::candidate::Candidate;
@@ -62,22 +62,34 @@ impl PathAgent {
         }
     }
 
-    /// When the path in use must have answered: a ping that is overdue, or data that nobody answers.
-    pub(super) fn answer_deadline(&self, best: SocketAddr) -> Option<Instant> {
-        let patience = self.rtt().map_or(SUSPECT_AFTER, |rtt| (rtt * 3).max(SUSPECT_AFTER));
+    /// Pings the path in use, unless a ping since its last sign of life is out already.
+    pub(super) fn ping_unanswered(&mut self, now: Instant) {
+        if let Some(best) = self.best()
+            && self.oldest_unanswered(best).is_none()
+        {
+            self.ping(best, now, PING_GAP);
+        }
+    }
+
+    /// When the first ping of the path in use left that nothing has answered since.
+    fn oldest_unanswered(&self, best: SocketAddr) -> Option<Instant> {
         let after_proof = |sent: Instant| self.last_proof.is_none_or(|proof| proof < sent);
-        let ping = self
-            .probes
+        self.probes
             .values()
             .filter(|probe| probe.to == best && after_proof(probe.sent))
-            .map(|p| p.sent)
-            .min();
-        // One-way streams answer nothing for long: only silence while a heartbeat is out counts.
-        let data = self
-            .unanswered_since
-            .filter(|_| ping.is_some())
-            .map(|since| since + SILENCE_LIMIT);
-        [ping.map(|sent| sent + patience), data].into_iter().flatten().min()
+            .map(|probe| probe.sent)
+            .min()
+    }
+
+    /// When the path in use must have answered: a ping that is overdue. With data waiting as well the time counts from
+    /// that; data alone proves nothing, since nobody answers a one-way stream.
+    pub(super) fn answer_deadline(&self, best: SocketAddr) -> Option<Instant> {
+        let sent = self.oldest_unanswered(best)?;
+        let round_trips = self.rtt().map_or(SUSPECT_AFTER, |rtt| rtt * 3);
+        Some(match self.unanswered_since {
+            Some(since) if since < sent => (sent + round_trips.max(ANSWER_LEAST)).max(since + SUSPECT_AFTER),
+            Some(_) | None => sent + round_trips.max(SUSPECT_AFTER),
+        })
     }
 
     pub(super) fn run_suspect(&mut self, best: SocketAddr, misses: u32, now: Instant) {
