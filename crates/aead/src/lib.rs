@@ -24,6 +24,7 @@ mod slots;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -31,10 +32,12 @@ pub use self::kernel::{Kernel, kernel, set_kernel};
 pub use self::slots::{HEADER, MAX_SLOTS, MIN_SLOT, TAG};
 use self::{single::Single, slots::Slots};
 
-/// A key of one direction of one session. It is wiped when it is dropped.
-pub struct Key(Box<Secret>);
+/// A key of one direction of one session. A clone is the same key, for another thread; it is wiped when the last one is
+/// dropped.
+#[derive(Clone)]
+pub struct Key(Arc<Secret>);
 
-/// Boxed, so that moving a [`Key`] leaves no copies behind.
+/// On the heap, so that moving a [`Key`] leaves no copies behind.
 struct Secret {
     words: Zeroizing<[u32; 8]>,
     single: Single,
@@ -47,10 +50,16 @@ impl Key {
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
             *word = u32::from_le_bytes(*bytes);
         }
-        Self(Box::new(Secret {
+        Self(Arc::new(Secret {
             words,
             single: Single::new(bytes),
         }))
+    }
+
+    /// True for a clone of this key.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Seals the body of every slot and writes its tag. The counters in the headers must never have been used with this

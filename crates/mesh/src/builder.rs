@@ -9,12 +9,12 @@ use sandd_control_client::keys::DiscoPrivateKey;
 use sandd_control_client::{AuthKey, ControlClient, ControlConfig, ControlUrl, MemoryStore, StateStore};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
-use crate::engine::Engine;
-use crate::engine::Snapshot;
+use crate::engine::{Engine, OpenQueue, Snapshot};
 use crate::error::JoinError;
 use crate::io::derp::DerpPool;
 use crate::io::device::Device;
 use crate::io::driver::{Driver, State};
+use crate::io::lanes::Lanes;
 use crate::io::netmon::NetMonitor;
 use crate::io::reach::Reach;
 use crate::io::udp::UdpSockets;
@@ -28,6 +28,8 @@ pub const DEFAULT_PORT: u16 = 41_641;
 pub const DEFAULT_MTU: usize = 1_420;
 /// The range of [`MeshBuilder::mtu`].
 const MTU_RANGE: std::ops::RangeInclusive<usize> = 1_280..=8_900;
+/// More than that have nothing to do: one thread reads and sends for all.
+const MAX_LANES: usize = 7;
 const COMMANDS: usize = 64;
 const DERP_EVENTS: usize = 1_024;
 const EVENTS: usize = 256;
@@ -42,6 +44,7 @@ pub struct MeshBuilder {
     ca_file: Option<PathBuf>,
     port: u16,
     mtu: usize,
+    lanes: Option<usize>,
     #[cfg(feature = "tun")]
     tun: Option<String>,
     accept_new_control_key: bool,
@@ -57,6 +60,7 @@ impl Default for MeshBuilder {
             ca_file: None,
             port: DEFAULT_PORT,
             mtu: DEFAULT_MTU,
+            lanes: None,
             #[cfg(feature = "tun")]
             tun: None,
             accept_new_control_key: false,
@@ -100,6 +104,14 @@ impl MeshBuilder {
     /// peer starts with 1280, and is raised up to here as far as it proves to carry. The userspace stack sends 1280.
     pub fn mtu(mut self, bytes: usize) -> Self {
         self.mtu = bytes.clamp(*MTU_RANGE.start(), *MTU_RANGE.end());
+        self
+    }
+
+    /// Threads that seal and open packets for the node's own thread, where one core is too little for a stream. By default
+    /// none on a machine with less than four cores, otherwise one less than half of them, three at most. They start when
+    /// they are needed first.
+    pub fn lanes(mut self, threads: usize) -> Self {
+        self.lanes = Some(threads.min(MAX_LANES));
         self
     }
 
@@ -202,6 +214,10 @@ impl MeshBuilder {
         let clock = crate::wg::Clock::new(SystemTime::now(), Instant::now());
         let mut engine = Engine::new(&control.node_key(), disco_key, mtu, clock);
         engine.set_port_guessing(self.port_guessing);
+        let lanes = Lanes::new(self.lanes.unwrap_or_else(Lanes::suitable));
+        if lanes.is_some() {
+            engine.use_lanes();
+        }
         let driver = Driver {
             engine,
             udp,
@@ -215,6 +231,7 @@ impl MeshBuilder {
             snapshot: snapshot_sender,
             reach,
             netmon,
+            lanes: lanes.map(|lanes| (lanes, OpenQueue::default())),
             runtime: tokio::runtime::Handle::current(),
             state: State::new(),
         };

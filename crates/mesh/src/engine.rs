@@ -14,7 +14,9 @@ mod disco;
 mod guess;
 mod identity;
 mod inbound;
+mod job;
 mod netmap;
+mod open_queue;
 mod outbound;
 mod peer;
 mod ping;
@@ -45,6 +47,8 @@ use guess::Guessing;
 pub(crate) use guess::OpenGuess;
 use identity::Identity;
 pub(crate) use inbound::Overlay;
+pub(crate) use job::{Job, JobQueue};
+pub(crate) use open_queue::{OpenQueue, Opening};
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
 pub(crate) use send_queue::{SendBatch, SendQueue};
@@ -110,6 +114,8 @@ pub(crate) struct Engine {
     deadlines: BTreeSet<(Instant, NodeId)>,
     outputs: VecDeque<Output>,
     queue: SendQueue,
+    /// Runs may be sealed later, by other threads.
+    lanes: bool,
     /// Handshake messages of the tunnel at work, until its path is asked.
     sealed: Vec<Vec<u8>>,
     mirrored: Vec<u8>,
@@ -143,10 +149,17 @@ impl Engine {
             deadlines: BTreeSet::new(),
             outputs: VecDeque::new(),
             queue: SendQueue::default(),
+            lanes: false,
             sealed: Vec::new(),
             mirrored: Vec::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// From now on long runs are only prepared where they were sealed before: [`SendQueue`] hands them over to whoever has
+    /// other threads for that, and seals at the front what nobody has taken.
+    pub(crate) fn use_lanes(&mut self) {
+        self.lanes = true;
     }
 
     /// The datagrams that wait to leave, to be sent before [`Self::poll_output`] is asked.

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use sandd_aead::Key;
 use sandd_control_client::keys::NodePublicKey;
 use sandd_control_client::netmap::{NodeId, RegionId};
 
+use super::job::BULK;
 use super::{Engine, MAX_KNOCKS, Output, Underlay};
 use crate::disco;
 use crate::filter::{PeerContext, Verdict};
@@ -16,7 +18,7 @@ use crate::packet::tsmp;
 use crate::wg::Initiator;
 use crate::wg::guard::Admission;
 use crate::wg::message::{MessageKind, classify};
-use crate::wg::tunnel::{HEADER, TAG};
+use crate::wg::tunnel::{HEADER, TAG, Tunnel};
 
 /// Datagrams opened together.
 const MAX_RUN: usize = 64;
@@ -40,6 +42,39 @@ impl Engine {
         overlay: &mut impl Overlay,
     ) {
         self.handle_datagrams(Underlay::Udp(from), ecn, datagrams, stride, now, overlay);
+    }
+
+    /// The key and the slots of datagrams that are all for one session and worth being opened by another thread.
+    pub(super) fn opening(&mut self, datagrams: &[u8], stride: usize, now: Instant) -> Option<(Key, u64)> {
+        if datagrams.len() <= stride.saturating_mul(BULK - 1) {
+            return None;
+        }
+        let (run, receiver) = data_run(datagrams, stride);
+        let owner = self.indices.owner(receiver.filter(|_| run == datagrams.len())?)?;
+        let tunnel = self.peers.get_mut(&owner)?.tunnel.as_mut()?;
+        tunnel.opening(datagrams, stride, now)
+    }
+
+    /// As [`Self::handle_udp`], for datagrams that were opened meanwhile: of which [`Self::opening`] gave the key.
+    pub(super) fn handle_opened(
+        &mut self,
+        (from, ecn): (SocketAddr, u8),
+        datagrams: &mut [u8],
+        stride: usize,
+        opened: (&Key, u64),
+        now: Instant,
+        overlay: &mut impl Overlay,
+    ) {
+        let (_, receiver) = data_run(datagrams, stride);
+        let from = Underlay::Udp(from);
+        self.handle_run(
+            (from, ecn, receiver.unwrap_or_default()),
+            datagrams,
+            stride,
+            now,
+            overlay,
+            |tunnel, slots, sealed| tunnel.accept_slots(slots, stride, opened, now, sealed),
+        );
     }
 
     /// A packet that a relay delivered. `key` is what the relay says; WireGuard or disco must prove it.
@@ -88,7 +123,14 @@ impl Engine {
             let (these, others) = rest.split_at_mut(run);
             rest = others;
             if let Some(receiver) = receiver {
-                self.open_run(from, ecn, receiver, these, stride, now, overlay);
+                self.handle_run(
+                    (from, ecn, receiver),
+                    these,
+                    stride,
+                    now,
+                    overlay,
+                    |tunnel, slots, sealed| tunnel.open_slots(slots, stride, now, sealed),
+                );
             } else if disco::looks_like(these) {
                 self.handle_disco(from, these, now);
             } else {
@@ -98,16 +140,14 @@ impl Engine {
     }
 
     /// Data messages for one session: opened together, judged one by one.
-    #[expect(clippy::too_many_arguments, reason = "a run of datagrams is what it is")]
-    fn open_run(
+    fn handle_run(
         &mut self,
-        from: Underlay,
-        ecn: u8,
-        receiver: u32,
+        (from, ecn, receiver): (Underlay, u8, u32),
         slots: &mut [u8],
         stride: usize,
         now: Instant,
         overlay: &mut impl Overlay,
+        open: impl FnOnce(&mut Tunnel, &mut [u8], &mut Vec<Vec<u8>>) -> u64,
     ) {
         let count = slots.len().div_ceil(stride);
         let Some(id) = self.indices.owner(receiver) else {
@@ -115,7 +155,7 @@ impl Engine {
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
-        let opened = tunnel.open_slots(slots, stride, now, &mut self.sealed);
+        let opened = open(tunnel, slots, &mut self.sealed);
         let established = tunnel.take_established();
         self.counters
             .drop_packets(DropReason::Unopened, count - opened.count_ones() as usize);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use sandd_control_client::netmap::NodeId;
 
+use super::job::BULK;
 use super::send_queue::Run;
 use super::{Engine, Output, Underlay};
 use crate::event::MeshEvent;
@@ -132,7 +133,15 @@ impl Engine {
                 rest.fill(0);
                 peer.tx_bytes += len as u64;
             }
-            tunnel.seal_slots(slots, run.stride, now, &mut self.sealed);
+            done += taken;
+            let key = tunnel.number_slots(slots, run.stride, now, &mut self.sealed);
+            if let Some(key) = key.filter(|_| self.lanes && mirror.is_none() && taken >= BULK) {
+                self.queue.seal_later(key);
+                continue;
+            }
+            if let Some(key) = key {
+                key.seal_slots(slots, run.stride);
+            }
             if let Some(mirror) = mirror {
                 self.mirrored.clear();
                 self.mirrored.extend_from_slice(slots);
@@ -141,7 +150,6 @@ impl Engine {
                 }
                 self.counters.relay_out += taken as u64;
             }
-            done += taken;
         }
         self.counters.packets_out += count as u64;
         self.count_out(first, count);

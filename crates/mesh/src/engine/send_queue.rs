@@ -3,10 +3,18 @@
 //! Last stop inside the engine. Sealing happens in place in the batches, so a packet is written once between the device
 //! and the kernel. The order of what goes to one destination never changes; a batch closes when a datagram is shorter
 //! than its first, since segmentation offload allows that for the last one only.
+//!
+//! Where a node has lanes, long runs are sealed by other threads: a batch stays in its place while its bytes are away, and
+//! nothing behind it leaves before it is back. What nobody took is sealed when it comes to the front.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use sandd_aead::Key;
 
 use super::Underlay;
+use super::job::{BULK, Job, JobQueue, Work};
 
 /// Most bytes of one segmented send: what a UDP datagram can hold over IPv4.
 const MAX_BYTES: usize = 65_507;
@@ -18,8 +26,6 @@ const OPEN: usize = 8;
 const SPARE: usize = 8;
 /// Batches that wait at most while the kernel takes none; the oldest goes first.
 const MAX_BATCHES: usize = 4_096;
-/// From here on a batch is given a whole buffer at once, because it will grow.
-const BULK: usize = 8;
 
 /// Datagrams of one size for one destination; the last may be shorter.
 pub(crate) struct SendBatch {
@@ -31,6 +37,17 @@ pub(crate) struct SendBatch {
     start: usize,
     end: usize,
     bytes: Vec<u8>,
+    sealing: Sealing,
+}
+
+/// How far the bytes of a batch are.
+enum Sealing {
+    /// They may leave.
+    Done,
+    /// These are still in the clear, for this key.
+    Waits(Range<usize>, Key),
+    /// Another thread has them.
+    Out,
 }
 
 impl SendBatch {
@@ -101,8 +118,16 @@ pub(crate) struct Run {
 #[derive(Default)]
 pub(crate) struct SendQueue {
     batches: VecDeque<SendBatch>,
+    /// Batches whose socket takes no more, by family (IPv4, IPv6): taken out of the line, so that others pass.
+    stalled: [VecDeque<SendBatch>; 2],
     spare: Vec<Vec<u8>>,
     dropped: u64,
+    /// The ticket of the front.
+    first: u64,
+    /// Tickets of batches that wait to be sealed, in order.
+    waiting: VecDeque<u64>,
+    /// Where the last slots were reserved: which batch, and its bytes.
+    reserved: (usize, Range<usize>),
 }
 
 impl SendQueue {
@@ -148,7 +173,24 @@ impl SendQueue {
         if batch.bytes.len() < batch.end {
             batch.bytes.resize(batch.end, 0);
         }
+        self.reserved = (at, start..start + len);
         (&mut batch.bytes[start..start + len], taken)
+    }
+
+    /// The slots that were reserved last are sealed with this key before they leave, but not now.
+    pub(crate) fn seal_later(&mut self, key: &Key) {
+        let (at, slots) = self.reserved.clone();
+        let batch = &mut self.batches[at];
+        match &mut batch.sealing {
+            Sealing::Waits(before, same) if same.is(key) && before.end == slots.start => before.end = slots.end,
+            Sealing::Done => {
+                batch.sealing = Sealing::Waits(slots, key.clone());
+                let ticket = self.first + at as u64;
+                let after = self.waiting.partition_point(|other| *other < ticket);
+                self.waiting.insert(after, ticket);
+            }
+            Sealing::Waits(..) | Sealing::Out => key.seal_slots(&mut batch.bytes[slots], batch.stride),
+        }
     }
 
     /// Appends one datagram that is written already.
@@ -166,18 +208,68 @@ impl SendQueue {
         self.reserve(&run).0.copy_from_slice(datagram);
     }
 
-    /// The batch to send first.
+    /// The batch to send first; none when it is being sealed elsewhere.
     pub(crate) fn front(&mut self) -> Option<&mut SendBatch> {
-        self.batches.front_mut()
+        let batch = self.batches.front_mut()?;
+        match &batch.sealing {
+            Sealing::Done => {}
+            Sealing::Out => return None,
+            Sealing::Waits(slots, key) => {
+                key.seal_slots(&mut batch.bytes[slots.clone()], batch.stride);
+                batch.sealing = Sealing::Done;
+                self.waiting.pop_front();
+            }
+        }
+        Some(batch)
     }
 
     /// Takes the first batch away: it has left, or is given up.
     pub(crate) fn pop(&mut self) {
-        if let Some(batch) = self.batches.pop_front()
-            && batch.bytes.len() >= MAX_BYTES
-            && self.spare.len() < SPARE
-        {
-            self.spare.push(batch.bytes);
+        if let Some(batch) = self.take() {
+            self.recycle(batch.bytes);
+        }
+    }
+
+    fn take(&mut self) -> Option<SendBatch> {
+        let batch = self.batches.pop_front()?;
+        if self.waiting.front() == Some(&self.first) {
+            self.waiting.pop_front();
+        }
+        self.first += 1;
+        Some(batch)
+    }
+
+    /// The socket of the first batch takes no more: it waits aside, and so must what comes after it for that family.
+    pub(crate) fn stall(&mut self) {
+        let Some(batch) = self.take() else { return };
+        let Underlay::Udp(to) = batch.to else { return };
+        let stalled = &mut self.stalled[usize::from(to.is_ipv6())];
+        stalled.push_back(batch);
+        if stalled.len() > MAX_BATCHES {
+            self.dropped += stalled.front().map_or(0, |batch| batch.count as u64);
+            self.pop_stalled(to.is_ipv6());
+        }
+    }
+
+    /// The first batch that waits aside for the socket of a family, and its address.
+    pub(crate) fn stalled(&mut self, v6: bool) -> Option<(SocketAddr, &mut SendBatch)> {
+        let batch = self.stalled[usize::from(v6)].front_mut()?;
+        match batch.to {
+            Underlay::Udp(to) => Some((to, batch)),
+            Underlay::Derp { .. } => None,
+        }
+    }
+
+    /// Takes it away, as [`Self::pop`] does.
+    pub(crate) fn pop_stalled(&mut self, v6: bool) {
+        if let Some(batch) = self.stalled[usize::from(v6)].pop_front() {
+            self.recycle(batch.bytes);
+        }
+    }
+
+    fn recycle(&mut self, bytes: Vec<u8>) {
+        if bytes.len() >= MAX_BYTES && self.spare.len() < SPARE {
+            self.spare.push(bytes);
         }
     }
 
@@ -201,8 +293,51 @@ impl SendQueue {
             start: 0,
             end: 0,
             bytes,
+            sealing: Sealing::Done,
         });
         (self.batches.len() - 1, run.count.min(whole))
+    }
+}
+
+impl JobQueue for SendQueue {
+    fn hand_over(&mut self, keep: usize) -> Option<Job> {
+        if self.waiting.len() <= keep {
+            return None;
+        }
+        let ticket = self.waiting.pop_front()?;
+        let at = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+        let batch = self.batches.get_mut(at)?;
+        let Sealing::Waits(slots, key) = std::mem::replace(&mut batch.sealing, Sealing::Out) else {
+            return None;
+        };
+        batch.closed = true;
+        Some(Job {
+            ticket,
+            key,
+            bytes: std::mem::take(&mut batch.bytes),
+            slots,
+            stride: batch.stride,
+            work: Work::Seal,
+        })
+    }
+
+    fn put_back(&mut self, job: Job) {
+        let at = job
+            .ticket
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok());
+        match at.and_then(|at| self.batches.get_mut(at)) {
+            Some(batch) => {
+                batch.bytes = job.bytes;
+                batch.sealing = Sealing::Done;
+            }
+            // Pushed out by later ones.
+            None => self.recycle(job.bytes),
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.batches.len()
     }
 }
 
@@ -214,11 +349,10 @@ impl std::fmt::Debug for SendQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wg::tunnel::{HEADER, TAG};
 
     fn to(port: u16) -> Underlay {
         Underlay::Udp(SocketAddr::from(([192, 0, 2, 1], port)))
@@ -237,7 +371,102 @@ mod tests {
         out
     }
 
+    const SLOT: usize = HEADER + 16 + TAG;
+
+    /// A sealed slot holds its number twice: as counter, and inside.
+    fn write(slots: &mut [u8], first: u64) {
+        for (number, slot) in (first..).zip(slots.chunks_mut(SLOT)) {
+            slot.fill(0);
+            slot[8..HEADER].copy_from_slice(&number.to_le_bytes());
+            slot[HEADER..HEADER + 8].copy_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    fn read(key: &Key, datagram: &mut [u8]) -> Option<u64> {
+        let opened = key.open_slots(datagram, SLOT, 1) == 1;
+        let body = datagram[HEADER..HEADER + 8].try_into().ok()?;
+        opened.then(|| u64::from_le_bytes(body))
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A run to a port with one of two keys, sealed at once or later.
+        Write(u16, usize, usize, bool),
+        HandOver(usize),
+        /// Any of those that are away comes back.
+        Return(prop::sample::Index),
+        Send,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0u16..3, 0usize..2, 1usize..70, any::<bool>())
+                .prop_map(|(to, key, n, later)| Step::Write(to, key, n, later)),
+            (0usize..2).prop_map(Step::HandOver),
+            any::<prop::sample::Index>().prop_map(Step::Return),
+            Just(Step::Send),
+        ];
+        prop::collection::vec(step, 1..120)
+    }
+
     proptest! {
+        /// In whatever order others seal: what leaves is sealed, whole, and in order for each destination.
+        #[test]
+        fn jobs_that_come_back_in_any_order_change_nothing(steps in steps()) {
+            let keys = [Key::new(&[1; 32]), Key::new(&[2; 32])];
+            let mut queue = SendQueue::default();
+            let (mut away, mut number, mut expected, mut left) = (Vec::new(), 0, Vec::new(), Vec::new());
+            let mut send = |queue: &mut SendQueue| {
+                while let Some(batch) = queue.front() {
+                    let to = batch.to();
+                    left.extend(batch.contents().chunks(batch.stride()).map(|datagram| (to, datagram.to_vec())));
+                    queue.pop();
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Write(port, key, count, later) => {
+                        let mut done = 0;
+                        while done < count {
+                            let run = Run { to: to(port), ecn: 0, stride: SLOT, count: count - done, last: SLOT };
+                            let (slots, taken) = queue.reserve(&run);
+                            write(slots, number);
+                            if later {
+                                queue.seal_later(&keys[key]);
+                            } else {
+                                keys[key].seal_slots(slots, SLOT);
+                            }
+                            expected.extend((number..).take(taken).map(|number| (to(port), key, number)));
+                            number += taken as u64;
+                            done += taken;
+                        }
+                    }
+                    Step::HandOver(keep) => away.extend(queue.hand_over(keep)),
+                    Step::Return(any) if !away.is_empty() => {
+                        let mut job: Job = away.swap_remove(any.index(away.len()));
+                        job.run();
+                        queue.put_back(job);
+                    }
+                    Step::Return(_) => {}
+                    Step::Send => send(&mut queue),
+                }
+            }
+            for mut job in away {
+                job.run();
+                queue.put_back(job);
+            }
+            send(&mut queue);
+            prop_assert!(queue.is_empty() && queue.waiting.is_empty());
+            prop_assert_eq!(left.len(), expected.len());
+            for port in 0..3 {
+                let of = |at: &Underlay| *at == to(port);
+                let sent = left.iter_mut().filter(|(at, _)| of(at));
+                for ((_, datagram), (_, key, number)) in sent.zip(expected.iter().filter(|(at, _, _)| of(at))) {
+                    prop_assert_eq!(read(&keys[*key], datagram), Some(*number));
+                }
+            }
+        }
+
         /// Whatever is written comes out whole, and in order for each destination.
         #[test]
         fn every_datagram_leaves_once_in_the_order_of_its_destination(

@@ -8,7 +8,9 @@
 mod control;
 mod knock;
 mod network;
+mod send;
 mod serve;
+mod spread;
 mod unsent;
 
 use std::collections::HashMap;
@@ -20,20 +22,21 @@ use std::time::{Duration, Instant};
 use sandd_control_client::{ControlClient, ControlEvent};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use self::send::{Wire, send};
 use super::derp::{DerpEvent, DerpPool};
 use super::device::Device;
 use super::guess::{GuessSockets, Knock};
+use super::lanes::Lanes;
 use super::netmon::NetMonitor;
 use super::reach::Reach;
 use super::resolve::StunServer;
 use super::udp::UdpSockets;
 use crate::engine::Snapshot;
-use crate::engine::{Engine, Output, Overlay, PingOutcome, Underlay};
+use crate::engine::{Engine, OpenQueue, Output, Overlay, PingOutcome, Underlay};
 use crate::error::PingError;
 use crate::event::MeshEvent;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
-use unsent::Unsent;
 
 /// Relay events taken in one turn, so that a busy relay cannot starve the sockets.
 const DERP_TURN: usize = 64;
@@ -78,6 +81,8 @@ pub(crate) struct Driver {
     pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(crate) reach: Reach,
     pub(crate) netmon: NetMonitor,
+    /// Threads that seal and open, and what waits to be opened; the engine must know of them.
+    pub(crate) lanes: Option<(Lanes, OpenQueue)>,
     /// Of whoever started the node: for what is not a packet's business.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) state: State,
@@ -238,13 +243,7 @@ impl Driver {
     /// Carries what is there in both directions: in first, since acknowledgements and keys come before data. True when
     /// there may be more.
     fn turn(&mut self, now: Instant) -> io::Result<bool> {
-        let mut busy = false;
-        for _ in 0..RECEIVES {
-            if !self.receive_udp(now) {
-                break;
-            }
-            busy = true;
-        }
+        let mut busy = self.receive(now);
         self.drain_outputs(now);
         self.device.flush(now);
         self.send(now);
@@ -256,7 +255,11 @@ impl Driver {
         Ok(busy)
     }
 
-    fn receive_udp(&mut self, now: Instant) -> bool {
+    /// Takes what the sockets have. True when there was something.
+    fn receive(&mut self, now: Instant) -> bool {
+        if self.lanes.is_some() {
+            return self.receive_spread(now);
+        }
         let Self {
             udp,
             engine,
@@ -264,18 +267,25 @@ impl Driver {
             device,
             ..
         } = self;
-        udp.receive(|from, ecn, datagrams, stride| {
-            let mut rest = datagrams;
-            while stun::looks_like(rest) {
-                let (response, others) = rest.split_at_mut(stride.min(rest.len()));
-                reach.handle_response(response, now);
-                rest = others;
+        let mut busy = false;
+        for _ in 0..RECEIVES {
+            let more = udp.receive(|from, ecn, buffer, len, stride| {
+                let start = skip_stun(reach, &mut buffer[..len], stride, now);
+                engine.handle_udp(from, ecn, &mut buffer[start..len], stride, now, device);
+            });
+            if !more {
+                break;
             }
-            engine.handle_udp(from, ecn, rest, stride, now, device);
-        })
+            busy = true;
+        }
+        busy
     }
 
+    /// Takes what the device has. True when there may be more.
     fn read_device(&mut self, now: Instant) -> io::Result<bool> {
+        if self.lanes.is_some() {
+            return self.read_device_spread(now);
+        }
         let Self {
             device,
             engine,
@@ -285,10 +295,11 @@ impl Driver {
             ..
         } = self;
         let mut unsent = Vec::new();
+        let mut wire = Wire { udp, derp };
         let busy = device.read(|header, packet| {
             engine.handle_overlay(header, packet, now);
             if engine.queue().len() >= FLUSH_AT {
-                state.blocked = !send(engine, udp, derp, &mut unsent);
+                state.blocked = !send(engine.queue(), &mut wire, &mut unsent);
             }
             !state.blocked
         })?;
@@ -299,7 +310,11 @@ impl Driver {
     /// Sends what the engine has queued, until the kernel takes no more.
     fn send(&mut self, now: Instant) {
         let mut unsent = Vec::new();
-        self.state.blocked = !send(&mut self.engine, &mut self.udp, &mut self.derp, &mut unsent);
+        let mut wire = Wire {
+            udp: &mut self.udp,
+            derp: &mut self.derp,
+        };
+        self.state.blocked = !send(self.engine.queue(), &mut wire, &mut unsent);
         self.note_unsent(unsent, now);
     }
 
@@ -396,27 +411,15 @@ impl Driver {
     }
 }
 
-/// Sends the queue; false when the kernel's buffer is full and something is left.
-fn send(engine: &mut Engine, udp: &mut UdpSockets, derp: &mut DerpPool, unsent: &mut Vec<Unsent>) -> bool {
-    let queue = engine.queue();
-    while let Some(batch) = queue.front() {
-        match batch.to() {
-            Underlay::Udp(to) => match udp.try_send(to, batch) {
-                Ok(true) => {}
-                Ok(false) => return false,
-                Err(error) => unsent.push(Unsent {
-                    to,
-                    datagram: batch.stride(),
-                    error,
-                }),
-            },
-            Underlay::Derp { region, key } => {
-                derp.send_slots(region, &key, batch.contents(), batch.stride());
-            }
-        }
-        queue.pop();
+/// Takes the STUN responses that stand in front; where the rest begins.
+fn skip_stun(reach: &mut Reach, datagrams: &mut [u8], stride: usize, now: Instant) -> usize {
+    let mut start = 0;
+    while stun::looks_like(&datagrams[start..]) {
+        let end = datagrams.len().min(start + stride);
+        reach.handle_response(&datagrams[start..end], now);
+        start = end;
     }
-    true
+    start
 }
 
 impl std::fmt::Debug for Driver {

@@ -40,8 +40,9 @@ pub(crate) struct UdpSockets {
     /// Sockets for one address each, oldest first.
     won: Vec<(SocketAddr, Family)>,
     port: u16,
-    buffers: [Box<[u8]>; RECV_SLOTS],
-    blocked_v6: bool,
+    buffers: [Vec<u8>; RECV_SLOTS],
+    /// An address of each family whose socket took no more: IPv4, IPv6.
+    full: [Option<SocketAddr>; 2],
     /// Segmented sends arrive as they were written.
     sound: bool,
 }
@@ -59,8 +60,8 @@ impl UdpSockets {
             v6: open_v6(port),
             won: Vec::new(),
             port,
-            buffers: std::array::from_fn(|_| vec![0; RECV_BUFFER].into_boxed_slice()),
-            blocked_v6: false,
+            buffers: std::array::from_fn(|_| vec![0; RECV_BUFFER]),
+            full: [None; 2],
             sound: buffers::segments_soundly(),
         })
     }
@@ -148,15 +149,24 @@ impl UdpSockets {
     /// # Cancel safety
     /// Nothing is written here.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        match &self.v6 {
-            Some(v6) if self.blocked_v6 => v6.socket.writable().await,
-            Some(_) | None => self.v4.socket.writable().await,
+        let [v4, v6] = self.full;
+        tokio::select! {
+            ready = self.writable_to(v4) => ready,
+            ready = self.writable_to(v6) => ready,
+        }
+    }
+
+    async fn writable_to(&self, to: Option<SocketAddr>) -> io::Result<()> {
+        match to.and_then(|to| self.family(to)) {
+            Some(family) => family.socket.writable().await,
+            None => std::future::pending().await,
         }
     }
 
     /// Reads what is there, at most one call a family, and gives what came from one source in one piece: the source, its
-    /// ECN bits, the datagrams and the bytes of each but the last. False when there was nothing.
-    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, u8, &mut [u8], usize)) -> bool {
+    /// ECN bits, the buffer, how many bytes of datagrams stand in it and how many each but the last has. Another buffer of
+    /// that size may be left in its place. False when there was nothing.
+    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, u8, &mut Vec<u8>, usize, usize)) -> bool {
         let mut any = false;
         let won = self.won.iter().map(|(_, family)| family);
         for family in std::iter::once(&self.v4).chain(&self.v6).chain(won) {
@@ -180,7 +190,7 @@ impl UdpSockets {
                 let stride = if meta.stride == 0 { meta.len.max(1) } else { meta.stride };
                 let len = meta.len.min(buffer.len());
                 let ecn = meta.ecn.map_or(0, |ecn| ecn as u8);
-                handle(unmapped(meta.addr), ecn, &mut buffer[..len], stride);
+                handle(unmapped(meta.addr), ecn, buffer, len, stride);
             }
         }
         any
@@ -192,6 +202,7 @@ impl UdpSockets {
     /// # Errors
     /// What the system says of the destination. What is left of the batch is of no use then.
     pub(crate) fn try_send(&mut self, to: SocketAddr, batch: &mut SendBatch) -> io::Result<bool> {
+        self.full[usize::from(to.is_ipv6())] = None;
         while batch.count() > 0 {
             let Some(family) = self.family(to) else {
                 return Err(io::Error::from(io::ErrorKind::NetworkUnreachable));
@@ -212,7 +223,7 @@ impl UdpSockets {
             match sent {
                 Ok(()) => batch.advance(segments),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked_v6 = to.is_ipv6();
+                    self.full[usize::from(to.is_ipv6())] = Some(to);
                     return Ok(false);
                 }
                 // Segmentation was refused, and quinn-udp has noted it: the next round goes out one by one.
@@ -286,10 +297,10 @@ mod tests {
         let mut got = Vec::new();
         while got.len() < sizes.len() {
             receiver.readable().await.unwrap();
-            receiver.receive(|from, _, datagrams, stride| {
+            receiver.receive(|from, _, buffer, len, stride| {
                 assert_eq!(from.port(), sender.port());
                 got.extend(
-                    datagrams
+                    buffer[..len]
                         .chunks(stride)
                         .map(|datagram| (usize::from(datagram[0]), datagram.len())),
                 );

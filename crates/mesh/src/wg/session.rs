@@ -88,8 +88,19 @@ impl Session {
         now.saturating_duration_since(self.born)
     }
 
-    /// Writes headers and seals a run. False when there are not enough counters: nothing is sealed then.
-    pub(crate) fn seal(&mut self, slots: &mut [u8], stride: usize) -> bool {
+    /// The key that what [`Self::number`] has prepared is sealed with.
+    pub(crate) fn send_key(&self) -> &Key {
+        &self.send
+    }
+
+    /// The key that opens what comes.
+    pub(crate) fn receive_key(&self) -> &Key {
+        &self.recv
+    }
+
+    /// Writes the headers of a run, with counters that are its own from now on. False when there are not enough: then it
+    /// must not be sealed.
+    pub(crate) fn number(&mut self, slots: &mut [u8], stride: usize) -> bool {
         if stride < HEADER + TAG || slots.chunks(stride).last().is_none_or(|last| last.len() < HEADER + TAG) {
             return false;
         }
@@ -104,23 +115,42 @@ impl Session {
             slot[4..8].copy_from_slice(&self.remote.to_le_bytes());
             slot[8..HEADER].copy_from_slice(&counter.to_le_bytes());
         }
-        self.send.seal_slots(slots, stride);
         true
+    }
+
+    /// Writes headers and seals a run. False when there are not enough counters: nothing is sealed then.
+    pub(crate) fn seal(&mut self, slots: &mut [u8], stride: usize) -> bool {
+        let numbered = self.number(slots, stride);
+        if numbered {
+            self.send.seal_slots(slots, stride);
+        }
+        numbered
     }
 
     /// Opens a run; the bits of those that are authentic and have not come before.
     pub(crate) fn open(&mut self, slots: &mut [u8], stride: usize) -> u64 {
+        let candidates = self.candidates(slots, stride);
+        if candidates == 0 {
+            return 0;
+        }
+        let opened = self.recv.open_slots(slots, stride, candidates);
+        self.accept(slots, stride, opened)
+    }
+
+    /// The bits of those that have not come before, if they are authentic.
+    pub(crate) fn candidates(&self, slots: &[u8], stride: usize) -> u64 {
         let mut candidates = 0;
         for (at, slot) in slots.chunks(stride).enumerate().take(MAX_RUN) {
             let fresh = counter_of(slot).is_some_and(|counter| self.window.is_fresh(counter));
             candidates |= u64::from(fresh) << at;
         }
-        if candidates == 0 {
-            return 0;
-        }
-        let mut opened = self.recv.open_slots(slots, stride, candidates);
+        candidates
+    }
+
+    /// Marks those that were authentic as come; the bits of those that were not marked before.
+    pub(crate) fn accept(&mut self, slots: &[u8], stride: usize, mut opened: u64) -> u64 {
         for (at, slot) in slots.chunks(stride).enumerate().take(MAX_RUN) {
-            // The same datagram may be in a run twice.
+            // The same datagram may be in a run twice, or in another one that was opened meanwhile.
             if opened & (1 << at) != 0 && !counter_of(slot).is_some_and(|counter| self.window.mark(counter)) {
                 opened &= !(1 << at);
             }

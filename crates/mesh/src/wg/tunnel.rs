@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sandd_aead::Key;
 use sandd_noise::x25519::PublicKey;
 use sandd_noise::{Handshake, Identity, Initiator, Packet, PresharedKey, SessionKeys};
 
@@ -139,14 +140,24 @@ impl Tunnel {
         self.has_session()
     }
 
-    /// Seals a run of slots in place: `stride` bytes each, the last may be shorter, each with room for the header (16),
-    /// then the padded packet, then room for the tag (16). Needs [`Self::ready`]; without it the slots are zeroed, so that
-    /// nothing leaves in the clear.
-    pub(crate) fn seal_slots(&mut self, slots: &mut [u8], stride: usize, now: Instant, out: &mut Vec<Vec<u8>>) {
+    /// Prepares a run of slots for being sealed in place with the key that this gives: `stride` bytes each, the last may be
+    /// shorter, each with room for the header (16), then the padded packet, then room for the tag (16). Needs
+    /// [`Self::ready`]; without it the slots are zeroed, so that nothing leaves in the clear.
+    pub(crate) fn number_slots(
+        &mut self,
+        slots: &mut [u8],
+        stride: usize,
+        now: Instant,
+        out: &mut Vec<Vec<u8>>,
+    ) -> Option<&Key> {
         let session = self.sessions.current_mut().filter(|session| session.is_alive(now));
-        let Some(session) = session else { return slots.fill(0) };
-        if !session.seal(slots, stride) {
-            return slots.fill(0);
+        let Some(session) = session else {
+            slots.fill(0);
+            return None;
+        };
+        if !session.number(slots, stride) {
+            slots.fill(0);
+            return None;
         }
         let old = session.role == Role::Initiator && session.age(now) >= REKEY_AFTER_TIME + self.renewal_slack;
         let renew = old || session.is_worn();
@@ -154,23 +165,59 @@ impl Tunnel {
         if renew {
             self.renew(now, out);
         }
+        self.sessions.current().map(Session::send_key)
     }
 
     /// Opens a run of data messages with one receiver index in place. A bit of the result stands for a slot that is
     /// authentic and fresh; its packet is then at [`HEADER`], padded, with nothing in it for a keepalive.
     pub(crate) fn open_slots(&mut self, slots: &mut [u8], stride: usize, now: Instant, out: &mut Vec<Vec<u8>>) -> u64 {
         let stride = stride.max(HEADER + TAG);
-        let Some(local) = word_at(slots, 4) else { return 0 };
-        let Some(session) = self.sessions.receiving(local) else {
-            return 0;
+        let opened = self
+            .receiving(slots, now)
+            .map_or(0, |session| session.open(slots, stride));
+        self.opened(slots, stride, opened, now, out);
+        opened
+    }
+
+    /// What [`Self::open_slots`] would try, for another thread: the slots and the key.
+    pub(crate) fn opening(&mut self, slots: &[u8], stride: usize, now: Instant) -> Option<(Key, u64)> {
+        let session = self.receiving(slots, now)?;
+        let candidates = session.candidates(slots, stride.max(HEADER + TAG));
+        (candidates != 0).then(|| (session.receive_key().clone(), candidates))
+    }
+
+    /// As [`Self::open_slots`], for a run that was opened with this key. Nothing of it counts when the session has ended.
+    pub(crate) fn accept_slots(
+        &mut self,
+        slots: &[u8],
+        stride: usize,
+        (key, opened): (&Key, u64),
+        now: Instant,
+        out: &mut Vec<Vec<u8>>,
+    ) -> u64 {
+        let stride = stride.max(HEADER + TAG);
+        let session = self
+            .receiving(slots, now)
+            .filter(|session| session.receive_key().is(key));
+        let opened = session.map_or(0, |session| session.accept(slots, stride, opened));
+        self.opened(slots, stride, opened, now, out);
+        opened
+    }
+
+    /// The session that a run of data messages is for.
+    fn receiving(&mut self, slots: &[u8], now: Instant) -> Option<&mut Session> {
+        let session = self.sessions.receiving(word_at(slots, 4)?)?;
+        session.is_alive(now).then_some(session)
+    }
+
+    /// What a run means for its session and the timers.
+    fn opened(&mut self, slots: &[u8], stride: usize, opened: u64, now: Instant, out: &mut Vec<Vec<u8>>) {
+        let Some(local) = word_at(slots, 4).filter(|_| opened != 0) else {
+            return;
         };
-        if !session.is_alive(now) {
-            return 0;
-        }
-        let opened = session.open(slots, stride);
-        if opened == 0 {
-            return 0;
-        }
+        let Some(session) = self.sessions.receiving(local) else {
+            return;
+        };
         session.heard = Some(now);
         let data = slots
             .chunks(stride)
@@ -183,7 +230,6 @@ impl Tunnel {
         } else {
             self.renew_late(local, now, out);
         }
-        opened
     }
 
     /// Keeps a packet until a session stands, and starts the handshake.
@@ -370,6 +416,14 @@ impl Tunnel {
         {
             self.timers.sent(false, now);
             out.push(message);
+        }
+    }
+
+    /// Prepares and seals a run.
+    #[cfg(test)]
+    pub(crate) fn seal_slots(&mut self, slots: &mut [u8], stride: usize, now: Instant, out: &mut Vec<Vec<u8>>) {
+        if let Some(key) = self.number_slots(slots, stride, now, out) {
+            key.seal_slots(slots, stride);
         }
     }
 

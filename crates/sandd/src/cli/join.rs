@@ -109,6 +109,16 @@ fn choose_aead() -> Result<(), CliError> {
     Ok(())
 }
 
+/// `SANDD_LANES` says how many threads seal and open for the node's own: to compare, or to have none.
+fn lanes() -> Result<Option<usize>, CliError> {
+    let Some(text) = std::env::var_os("SANDD_LANES") else {
+        return Ok(None);
+    };
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    let wrong = || CliError::failed(format!("SANDD_LANES is {}; it can be a number from 0", text.display()));
+    number.map(Some).ok_or_else(wrong)
+}
+
 impl TunnelArgs {
     /// The certificates file.
     pub(super) fn ca_file(&self) -> Option<&Path> {
@@ -191,6 +201,9 @@ impl TunnelArgs {
             .mtu(self.tunnel_mtu.into())
             .port_guessing(!self.no_port_guessing);
         builder = builder.accept_new_control_key(self.accept_new_control_key);
+        if let Some(lanes) = lanes()? {
+            builder = builder.lanes(lanes);
+        }
         if let Some(name) = self.tunnel_hostname.as_deref().or(default_name) {
             builder = builder.hostname(name);
         }
