@@ -143,7 +143,7 @@ impl Device {
         }
     }
 
-    /// Takes a packet for the mesh, and gives it to `handle`; false when there is none.
+    /// Takes packets for the mesh, and gives them to `handle`; false when there are no more.
     ///
     /// # Errors
     /// What the system says, for instance that the interface was deleted.
@@ -253,10 +253,10 @@ impl Tun {
     }
 
     fn read(&mut self, mut handle: impl FnMut(&VnetHeader, &[u8]) -> bool) -> io::Result<bool> {
-        for taken in 0..TURN {
+        for _ in 0..TURN {
             let len = match self.device.recv_super(&mut self.buffer) {
                 Ok(Some(len)) => len,
-                Ok(None) => return Ok(taken > 0),
+                Ok(None) => return Ok(false),
                 // One packet that the kernel could not hand over is no reason to end; a device that is gone is.
                 Err(error) if error.kind() == io::ErrorKind::NotFound || self.failures >= MAX_FAILURES => {
                     return Err(error);

@@ -16,11 +16,13 @@ mod unsent;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandd_control_client::{ControlClient, ControlEvent};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Sleep;
 
 use self::send::{Wire, send};
 use super::derp::{DerpEvent, DerpPool};
@@ -35,6 +37,7 @@ use crate::engine::Snapshot;
 use crate::engine::{Engine, OpenQueue, Output, Overlay, PingOutcome, Underlay};
 use crate::error::PingError;
 use crate::event::MeshEvent;
+use crate::packet::vnet::GSO_NONE;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
 
@@ -135,6 +138,7 @@ enum Woken {
 impl Driver {
     /// Runs until it is told to stop or its handle is gone.
     pub(crate) async fn run(mut self) {
+        let mut alarm = pin!(tokio::time::sleep_until(self.deadline().into()));
         loop {
             let now = Instant::now();
             self.handle_timers(now);
@@ -146,7 +150,7 @@ impl Driver {
                     break;
                 }
             };
-            let woken = self.wait(busy).await;
+            let woken = self.wait(busy, alarm.as_mut()).await;
             let now = Instant::now();
             match woken {
                 Woken::Turn => {}
@@ -175,9 +179,13 @@ impl Driver {
     }
 
     /// Waits for anything to do; with `busy` sockets or device have more, and only what is there already is taken first.
-    async fn wait(&mut self, busy: bool) -> Woken {
+    async fn wait(&mut self, busy: bool, mut alarm: Pin<&mut Sleep>) -> Woken {
         let deadline = self.deadline();
         self.netmon.note_deadline(deadline);
+        // Set anew only when it would be late or has rung: each setting wakes the runtime once. Too early is a turn.
+        if alarm.is_elapsed() || alarm.deadline() > deadline.into() {
+            alarm.as_mut().reset(deadline.into());
+        }
         let blocked = self.state.blocked;
         let resolving = async {
             match &mut self.state.resolving {
@@ -204,7 +212,7 @@ impl Driver {
             _ = self.udp.readable(), if !busy => Woken::Turn,
             _ = self.udp.writable(), if blocked => Woken::Turn,
             () = self.device.readable(), if !busy && !blocked => Woken::Turn,
-            () = tokio::time::sleep_until(deadline.into()), if !busy => Woken::Turn,
+            () = alarm, if !busy => Woken::Turn,
         }
     }
 
@@ -249,9 +257,10 @@ impl Driver {
         self.send(now);
         if !self.state.blocked {
             busy |= self.read_device(now)?;
-            self.drain_outputs(now);
             self.send(now);
         }
+        // What came of that is carried on by the next turn.
+        busy |= self.drain_outputs(now);
         Ok(busy)
     }
 
@@ -267,16 +276,15 @@ impl Driver {
             device,
             ..
         } = self;
-        let mut busy = false;
+        let mut busy = true;
         for _ in 0..RECEIVES {
-            let more = udp.receive(|from, ecn, buffer, len, stride| {
+            busy = udp.receive(|from, ecn, buffer, len, stride| {
                 let start = skip_stun(reach, &mut buffer[..len], stride, now);
                 engine.handle_udp(from, ecn, &mut buffer[start..len], stride, now, device);
             });
-            if !more {
+            if !busy {
                 break;
             }
-            busy = true;
         }
         busy
     }
@@ -296,9 +304,12 @@ impl Driver {
         } = self;
         let mut unsent = Vec::new();
         let mut wire = Wire { udp, derp };
+        let mut first = true;
         let busy = device.read(|header, packet| {
             engine.handle_overlay(header, packet, now);
-            if engine.queue().len() >= FLUSH_AT {
+            // The first packet goes at once, if it is but one: to ask for more before would be a delay for most.
+            let alone = std::mem::take(&mut first) && header.gso_type == GSO_NONE;
+            if alone || engine.queue().len() >= FLUSH_AT {
                 state.blocked = !send(engine.queue(), &mut wire, &mut unsent);
             }
             !state.blocked
@@ -359,8 +370,11 @@ impl Driver {
         }
     }
 
-    fn drain_outputs(&mut self, now: Instant) {
+    /// True when there were any.
+    fn drain_outputs(&mut self, now: Instant) -> bool {
+        let mut any = false;
         while let Some(output) = self.engine.poll_output() {
+            any = true;
             match output {
                 Output::Deliver(mut packet) => self.device.deliver(&mut packet),
                 Output::Event(event) => self.tell(event),
@@ -372,6 +386,7 @@ impl Driver {
                 Output::PeerMtu { addresses, mtu } => self.device.set_peer_mtu(&addresses, mtu),
             }
         }
+        any
     }
 
     fn finish_ping(&mut self, outcome: PingOutcome) {

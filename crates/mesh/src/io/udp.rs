@@ -165,27 +165,33 @@ impl UdpSockets {
 
     /// Reads what is there, at most one call a family, and gives what came from one source in one piece: the source, its
     /// ECN bits, the buffer, how many bytes of datagrams stand in it and how many each but the last has. Another buffer of
-    /// that size may be left in its place. False when there was nothing.
+    /// that size may be left in its place. False when there is nothing more.
     pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, u8, &mut Vec<u8>, usize, usize)) -> bool {
         let mut any = false;
         let won = self.won.iter().map(|(_, family)| family);
         for family in std::iter::once(&self.v4).chain(&self.v6).chain(won) {
             let mut metas = [RecvMeta::default(); RECV_SLOTS];
             let mut slices = self.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
-            let read = family.socket.try_io(Interest::READABLE, || {
+            let mut count = 0;
+            let more = family.socket.try_io(Interest::READABLE, || {
                 let read = family
                     .state
                     .recv(UdpSockRef::from(&family.socket), &mut slices, &mut metas);
-                read.map_err(|error| {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        tracing::debug!(%error, "a receive failed");
-                    }
-                    // Whatever it was: wait for the next arrival instead of asking again and again.
-                    io::Error::from(io::ErrorKind::WouldBlock)
-                })
+                match read {
+                    Ok(read) => count = read,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => tracing::debug!(%error, "a receive failed"),
+                }
+                // Nothing, or one datagram where there was room for more: the socket is empty, and what comes later is
+                // told anew. After an error the next arrival is waited for, too.
+                let lone = count == 1 && BATCH_SIZE > 1 && metas.first().is_some_and(|meta| meta.len <= meta.stride);
+                if count == 0 || lone {
+                    Err(io::ErrorKind::WouldBlock.into())
+                } else {
+                    Ok(())
+                }
             });
-            let Ok(count) = read else { continue };
-            any = true;
+            any |= more.is_ok();
             for (meta, buffer) in metas.iter().zip(self.buffers.iter_mut()).take(count) {
                 let stride = if meta.stride == 0 { meta.len.max(1) } else { meta.stride };
                 let len = meta.len.min(buffer.len());
