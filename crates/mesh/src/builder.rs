@@ -167,10 +167,7 @@ impl MeshBuilder {
         let now = Instant::now();
         let (udp, (device, sockets), netmon) = {
             let _lane = lane.enter();
-            let udp = UdpSockets::bind(self.port).map_err(|source| JoinError::Udp {
-                port: self.port,
-                source,
-            })?;
+            let udp = self.udp()?;
             let (device, sockets) = self.device()?;
             let netmon = NetMonitor::start(device.interface(), now);
             (udp, (device, sockets), netmon)
@@ -242,6 +239,13 @@ impl MeshBuilder {
             .map_err(JoinError::Thread)?;
         Ok(Mesh {
             shared: Arc::new(shared),
+        })
+    }
+
+    fn udp(&self) -> Result<UdpSockets, JoinError> {
+        UdpSockets::bind(self.port).map_err(|source| JoinError::Udp {
+            port: self.port,
+            source,
         })
     }
 
