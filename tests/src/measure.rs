@@ -13,4 +13,4 @@ pub use contestant::{Contestant, NodeOptions, PathSeen, Running};
 pub use figures::{Summary, table};
 pub use idle::{IdleCost, idle_daemon, idle_node};
 pub use outage::{OutageFigures, outage};
-pub use start::{Scenario, StartFigures, start_figures};
+pub use start::{Place, Scenario, StartFigures, StartPlan, start_figures};

@@ -50,8 +50,8 @@ pub struct Cell {
     pub peers: Peers,
     /// When both ends are asked, counted from the first answer.
     pub settled: Duration,
-    /// More arguments of our own nodes.
-    pub arguments: Vec<String>,
+    /// Whether our own nodes may guess ports; what is then expected is not said by the model.
+    pub port_guessing: bool,
 }
 
 /// What became of a cell.
@@ -131,12 +131,17 @@ fn play(cell: &Cell, expected: Expected) -> Result<Seen> {
 
 fn furnish_and_meet(cell: &Cell, expected: Expected, lab: &Lab) -> Result<Seen> {
     let plot = cell.case.arrangement.build(lab)?;
-    let _second_stun = Derper::start(lab)?;
+    // Two STUN servers show what kind of router one has.
+    let second = (!lab.has_ipv6()).then(|| Derper::start(lab)).transpose()?;
     let headscale = Headscale::start(
         lab,
         &HeadscaleOptions {
             timings: Timings::Tuned,
-            relays: Relays::EmbeddedWithSecondStun,
+            relays: if second.is_some() {
+                Relays::EmbeddedAndDerper
+            } else {
+                Relays::Embedded
+            },
             ..HeadscaleOptions::default()
         },
     )?;
@@ -145,8 +150,13 @@ fn furnish_and_meet(cell: &Cell, expected: Expected, lab: &Lab) -> Result<Seen> 
 
 fn meet(cell: &Cell, expected: Expected, plot: &Plot, headscale: &Headscale<'_>) -> Result<Seen> {
     let key = headscale.reusable_key()?;
+    let arguments: &[String] = if cell.port_guessing {
+        &[]
+    } else {
+        &["--no-port-guessing".to_owned()]
+    };
     let options = NodeOptions {
-        arguments: &cell.arguments,
+        arguments,
         ..NodeOptions::new(headscale.url(), Some(&key))
     };
     let right_options = NodeOptions {
@@ -255,7 +265,7 @@ fn text(seen: PathSeen) -> String {
 }
 
 /// Copies the logs of a lab that failed to a place of their own.
-fn keep_logs(lab: &Lab, case: &str) -> Result<String> {
+pub(crate) fn keep_logs(lab: &Lab, case: &str) -> Result<String> {
     let name: String = case
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })

@@ -5,12 +5,14 @@
 
 mod cases;
 mod cell;
+mod faults;
 mod matrix;
 mod terrain;
 mod truth;
 
 pub use cases::cases;
 pub use cell::{Cell, Outcome, Peers, run_cell};
+pub use faults::{FaultLine, FaultOptions, fault_names, faults_table, run_faults};
 pub use matrix::{MatrixOptions, Share, matrix_table, run_matrix};
 pub use terrain::{Arrangement, Case, Hindrance, Side};
 pub use truth::{Expected, Kind, Via, expected};

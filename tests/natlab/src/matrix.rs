@@ -23,8 +23,6 @@ pub struct MatrixOptions {
     pub tailscaled: Share,
     /// How many run side by side.
     pub jobs: usize,
-    /// More arguments of our own nodes.
-    pub arguments: Vec<String>,
 }
 
 impl MatrixOptions {
@@ -59,7 +57,7 @@ pub fn run_matrix(options: &MatrixOptions, progress: &(dyn Fn(&Outcome) + Sync))
                 case,
                 peers: peers(number, options.tailscaled),
                 settled: SETTLED,
-                arguments: options.arguments.clone(),
+                port_guessing: false,
             };
             (number, cell)
         })

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use e2e::{
     lab::{Timings, skip_reason},
     measure::{
-        Contestant, IdleCost, OutageFigures, Scenario, StartFigures, Summary, idle_daemon, idle_node, outage,
-        start_figures, table,
+        Contestant, IdleCost, OutageFigures, Scenario, StartFigures, StartPlan, Summary, idle_daemon, idle_node,
+        outage, start_figures, table,
     },
 };
 use serde::Serialize;
@@ -70,14 +70,8 @@ fn main() -> Result<()> {
             for (story, scenario) in [("first", Scenario::FirstJoin), ("restart", Scenario::Restart)] {
                 if options.wants(&[name, timing, story]) {
                     let mut progress = |line: &str| eprintln!("{line}");
-                    report.starts.push(start_figures(
-                        contestant,
-                        peer,
-                        scenario,
-                        timings,
-                        options.runs,
-                        &mut progress,
-                    )?);
+                    let plan = StartPlan::at_home(contestant, peer, scenario, timings, options.runs);
+                    report.starts.push(start_figures(&plan, &mut progress)?);
                 }
             }
         }

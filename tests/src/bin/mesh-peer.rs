@@ -1,10 +1,11 @@
 //! `mesh-peer`: a program that embeds the mesh, for stories about nodes without a kernel interface.
 //!
 //! `sink PORT` hashes what each connection brings; `send HOST PORT BYTES` sends and hashes; `ping PEER` tells when the
-//! first echo reply came; `hold` is there for others to reach. `MESH_PEER_TUN` names a kernel interface to use after all,
+//! first echo reply came; `meet COUNT` tells when so many peers have answered one; `hold` is there for others to reach. `MESH_PEER_TUN` names a kernel interface to use after all,
 //! `MESH_PEER_STATE` a directory to keep the identity in. Each answer is one line of JSON. The key comes from `SANDD_TUNNEL_AUTH_KEY`.
 
 use std::{
+    collections::HashSet,
     io::{Write as _, stdout},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -17,9 +18,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
 };
 
-const USAGE: &str = "usage: mesh-peer SERVER HOSTNAME sink PORT | send HOST PORT BYTES | ping PEER | hold";
+const USAGE: &str = "usage: mesh-peer SERVER HOSTNAME sink PORT | send HOST PORT BYTES | ping PEER | meet COUNT | hold";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -46,6 +48,7 @@ async fn main() -> Result<()> {
         ["sink", port] => sink(&mesh, port.parse()?).await,
         ["send", host, port, bytes] => send(&mesh, host, port.parse()?, bytes.parse()?).await,
         ["ping", peer] => ping(&mesh, peer).await,
+        ["meet", count] => meet(&mesh, count.parse()?).await,
         ["hold"] => hold(&mesh).await,
         _ => bail!("{USAGE}"),
     }
@@ -112,6 +115,36 @@ async fn ping(mesh: &Mesh, peer: &str) -> Result<()> {
     }
     ensure!(false, "{peer} never answered");
     Ok(())
+}
+
+/// Pings every peer as soon as it is known, and goes on as a peer for the others.
+async fn meet(mesh: &Mesh, count: usize) -> Result<()> {
+    let (mut asked, mut answers) = (HashSet::new(), JoinSet::new());
+    let mut answered = 0;
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    while answered < count {
+        tokio::select! {
+            _ = looks.tick() => {
+                let peers = mesh.status().await?.peers;
+                for address in peers.iter().filter_map(|peer| peer.addresses.first()) {
+                    if asked.insert(*address) {
+                        let (mesh, peer) = (mesh.clone(), address.to_string());
+                        answers.spawn(async move {
+                            while mesh.ping(&peer, Duration::from_secs(1)).await.is_err() {}
+                            peer
+                        });
+                    }
+                }
+            }
+            Some(peer) = answers.join_next() => {
+                answered += 1;
+                say(&json!({ "answered": peer?, "of": asked.len() }))?;
+            }
+        }
+    }
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    say(&json!({ "met": answered, "met_unix_ms": at.as_secs_f64() * 1000.0 }))?;
+    hold(mesh).await
 }
 
 async fn hold(mesh: &Mesh) -> Result<()> {

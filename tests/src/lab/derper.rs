@@ -1,4 +1,6 @@
 //! Tailscale's relay by itself, on the server's second address: one that can be killed while the coordinator lives.
+//!
+//! Not in a lab with IPv6, where the coordinator has the port on every address.
 
 use std::{fs, time::Duration};
 
@@ -11,11 +13,8 @@ use super::{
     world::{Host, Lab, RELAY_NAME, SERVER_SECOND_ADDRESS},
 };
 
-/// Where it takes connections. Not 443: a coordinator for both versions of IP has that on every address.
-pub(crate) const PORT: u16 = 8443;
-
-/// Where it answers STUN, another port than the coordinator's for the same reason.
-pub(crate) const STUN_PORT: u16 = 3479;
+/// Where it takes connections.
+const PORT: u16 = 443;
 
 /// A running `derper` with STUN beside it.
 #[derive(Debug)]
@@ -50,7 +49,6 @@ impl<'lab> Derper<'lab> {
         command
             .arg(format!("-a={SERVER_SECOND_ADDRESS}:{PORT}"))
             .args(["-http-port=-1", "-certmode=manual"])
-            .arg(format!("-stun-port={STUN_PORT}"))
             .arg(format!("-hostname={RELAY_NAME}"))
             .arg(format!("-certdir={}", directory.display()))
             .arg(format!("-c={}", directory.join("derper.json").display()));

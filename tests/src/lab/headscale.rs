@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    derper::{PORT as DERPER_PORT, STUN_PORT as DERPER_STUN_PORT},
     eventually,
     process::{Process, Run, run},
     world::{
@@ -54,8 +53,8 @@ pub enum Relays {
     /// The one inside it.
     #[default]
     Embedded,
-    /// The one inside it, and [`super::Derper`] as a second STUN server of the same region.
-    EmbeddedWithSecondStun,
+    /// The one inside it, and [`super::Derper`] as another region: only so does a stock client ask two STUN servers.
+    EmbeddedAndDerper,
     /// [`super::Derper`] alone.
     Derper,
 }
@@ -355,28 +354,23 @@ fn relays_text(lab: &Lab, options: &HeadscaleOptions, directory: &Path) -> Resul
         (format!("{address}:3478"), None)
     };
     let ipv6 = ipv6.map_or_else(String::new, |address| format!("ipv6: \"{address}\""));
-    let embedded = format!(
-        "      - {{ name: 999a, regionid: 999, hostname: {SERVER_NAME}, ipv4: {address}, stunport: 3478, derpport: 443{}{ipv6} }}\n",
-        if ipv6.is_empty() { "" } else { ", " }
-    );
-    let second = format!(
-        "      - {{ name: 999b, regionid: 999, hostname: {RELAY_NAME}, ipv4: {SERVER_SECOND_ADDRESS}, stunport: {DERPER_STUN_PORT}, derpport: {DERPER_PORT}"
-    );
-    let nodes = match options.relays {
-        Relays::Embedded => None,
-        Relays::EmbeddedWithSecondStun => Some(format!("{embedded}{second}, stunonly: true }}\n")),
-        Relays::Derper => Some(format!("{second} }}\n")),
+    let region = |number: u16, name: &str, address: Ipv4Addr| {
+        format!(
+            "  {number}:\n    regionid: {number}\n    regioncode: lab{number}\n    regionname: Lab {number}\n    nodes:\n      \
+             - {{ name: {number}a, regionid: {number}, hostname: {name}, ipv4: {address}, stunport: 3478, derpport: 443 }}\n"
+        )
     };
-    let paths = match nodes {
+    let derper = region(998, RELAY_NAME, SERVER_SECOND_ADDRESS);
+    let regions = match options.relays {
+        Relays::Embedded => None,
+        Relays::EmbeddedAndDerper => Some(region(999, SERVER_NAME, SERVER_ADDRESS) + &derper),
+        Relays::Derper => Some(derper),
+    };
+    let paths = match regions {
         None => String::new(),
-        Some(nodes) => {
+        Some(regions) => {
             let file = directory.join("derp.yaml");
-            fs::write(
-                &file,
-                format!(
-                    "regions:\n  999:\n    regionid: 999\n    regioncode: lab\n    regionname: Lab\n    nodes:\n{nodes}"
-                ),
-            )?;
+            fs::write(&file, format!("regions:\n{regions}"))?;
             format!("\"{}\"", file.display())
         }
     };

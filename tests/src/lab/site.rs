@@ -4,7 +4,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
 };
 
@@ -187,7 +187,7 @@ impl Site {
         Ok(Host {
             name: name.to_owned(),
             namespace,
-            address,
+            address: AtomicU32::new(address.to_bits()),
             gateway: (self.families != Families::V6).then(|| self.inner(1)),
             ground: Arc::clone(&self.ground),
         })
@@ -215,7 +215,7 @@ impl Site {
         Ok(Host {
             name: name.to_owned(),
             namespace,
-            address: inner(2),
+            address: AtomicU32::new(inner(2).to_bits()),
             gateway: Some(inner(1)),
             ground: Arc::clone(&self.ground),
         })

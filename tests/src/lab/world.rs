@@ -81,7 +81,8 @@ pub(crate) struct Ground {
 pub struct Host {
     pub(crate) name: String,
     pub(crate) namespace: Namespace,
-    pub(crate) address: Ipv4Addr,
+    /// As a number: a host moves while its nodes run.
+    pub(crate) address: AtomicU32,
     pub(crate) gateway: Option<Ipv4Addr>,
     pub(crate) ground: Arc<Ground>,
 }
@@ -262,7 +263,7 @@ impl Host {
         Ok(Self {
             name: name.to_owned(),
             namespace,
-            address,
+            address: AtomicU32::new(address.to_bits()),
             gateway: None,
             ground: Arc::clone(ground),
         })
@@ -270,15 +271,15 @@ impl Host {
 
     /// Gives the host another address in its network, as a move to another access point does. What was sent from the old
     /// one is not answered any more.
-    pub fn move_to(&mut self, last: u8) -> Result<()> {
+    pub fn move_to(&self, last: u8) -> Result<()> {
         let gateway = self.gateway.context("a host with a public address stays where it is")?;
-        let [a, b, c, _] = self.address.octets();
+        let present = self.address();
+        let [a, b, c, _] = present.octets();
         let next = Ipv4Addr::new(a, b, c, last);
         self.namespace.ip(&format!(
-            "address del {}/24 dev eth0\naddress add {next}/24 dev eth0\nroute add default via {gateway}",
-            self.address
+            "address del {present}/24 dev eth0\naddress add {next}/24 dev eth0\nroute add default via {gateway}"
         ))?;
-        self.address = next;
+        self.address.store(next.to_bits(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -297,7 +298,7 @@ impl Host {
     /// Its IPv4 address in the underlay; unspecified where it has none.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
-        self.address
+        Ipv4Addr::from_bits(self.address.load(Ordering::Relaxed))
     }
 
     /// Where logs, states and sockets of its lab lie.

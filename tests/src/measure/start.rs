@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Contestant, NodeOptions, Summary};
 use crate::lab::{
-    Headscale, HeadscaleOptions, Host, Lab, NatKind, Site, Timings,
+    Headscale, HeadscaleOptions, Host, Lab, NatKind, Site, SiteOptions, Timings, Wire,
     probe::{DirectWatch, Pinger},
 };
 
@@ -31,6 +31,34 @@ pub enum Scenario {
     FirstJoin,
     /// The state of an earlier run.
     Restart,
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A public address and nothing before it.
+    Open,
+    /// A router of that kind.
+    Behind(NatKind),
+}
+
+/// What is started, against whom and where.
+#[derive(Debug, Clone, Copy)]
+pub struct StartPlan {
+    /// Who is started.
+    pub contestant: Contestant,
+    /// Who is up already, and pinged.
+    pub peer: Contestant,
+    /// What the machine knows.
+    pub scenario: Scenario,
+    /// How eagerly Headscale passes changes on.
+    pub timings: Timings,
+    /// How often.
+    pub runs: usize,
+    /// Where either stands.
+    pub places: (Place, Place),
+    /// The wire before each router.
+    pub wire: Option<Wire>,
 }
 
 /// One line of the report.
@@ -58,13 +86,12 @@ pub struct StartFigures {
     pub lost: usize,
 }
 
-/// The lab of one measurement: two home routers, the peer up behind the second.
+/// The lab of one measurement: the peer is up behind the second router.
 struct Ground<'lab> {
     headscale: Headscale<'lab>,
     key: String,
-    site_a: &'lab Site,
+    sites: [Option<&'lab Site>; 2],
     a: &'lab Host,
-    site_b: &'lab Site,
     b: &'lab Host,
 }
 
@@ -76,15 +103,16 @@ struct Outcome {
     lost: usize,
 }
 
-/// Measures `runs` starts of `contestant` against a `peer` that is up.
-pub fn start_figures(
-    contestant: Contestant,
-    peer: Contestant,
-    scenario: Scenario,
-    timings: Timings,
-    runs: usize,
-    progress: &mut dyn FnMut(&str),
-) -> Result<StartFigures> {
+/// Measures starts as `plan` says.
+pub fn start_figures(plan: &StartPlan, progress: &mut dyn FnMut(&str)) -> Result<StartFigures> {
+    let StartPlan {
+        contestant,
+        peer,
+        scenario,
+        timings,
+        runs,
+        ..
+    } = *plan;
     let lab = Lab::open()?;
     let headscale = Headscale::start(
         &lab,
@@ -94,7 +122,8 @@ pub fn start_figures(
         },
     )?;
     let key = headscale.reusable_key()?;
-    let (site_a, a, site_b, b) = lab.pair(NatKind::PortRestricted, NatKind::PortRestricted)?;
+    let (site_a, a) = plan.build(&lab, plan.places.0, "a")?;
+    let (site_b, b) = plan.build(&lab, plan.places.1, "b")?;
     let mut node_b = peer.start(&b, &NodeOptions::new(headscale.url(), Some(&key)))?;
     let target = node_b.address()?;
     // The peer is up: Headscale has its home region and endpoints, and passes them on with the first map.
@@ -102,9 +131,8 @@ pub fn start_figures(
     let ground = Ground {
         headscale,
         key,
-        site_a: &site_a,
+        sites: [site_a.as_ref(), site_b.as_ref()],
         a: &a,
-        site_b: &site_b,
         b: &b,
     };
     if scenario == Scenario::Restart {
@@ -151,16 +179,61 @@ pub fn start_figures(
     })
 }
 
+impl StartPlan {
+    /// Two home routers on perfect wires.
+    #[must_use]
+    pub fn at_home(
+        contestant: Contestant,
+        peer: Contestant,
+        scenario: Scenario,
+        timings: Timings,
+        runs: usize,
+    ) -> Self {
+        let home = Place::Behind(NatKind::PortRestricted);
+        Self {
+            contestant,
+            peer,
+            scenario,
+            timings,
+            runs,
+            places: (home, home),
+            wire: None,
+        }
+    }
+
+    fn build(&self, lab: &Lab, place: Place, name: &str) -> Result<(Option<Site>, Host)> {
+        match place {
+            Place::Open => Ok((None, lab.public_host(name)?)),
+            Place::Behind(kind) => {
+                // Both wires lose different packets.
+                let seed = u64::from(name.bytes().next().unwrap_or_default());
+                let site = lab.site_with(&SiteOptions {
+                    wire: self.wire.map(|wire| Wire {
+                        seed: wire.seed ^ seed,
+                        ..wire
+                    }),
+                    ..SiteOptions::new(kind)
+                })?;
+                let host = site.host(name)?;
+                Ok((Some(site), host))
+            }
+        }
+    }
+}
+
 impl Ground<'_> {
     fn run(&self, contestant: Contestant, first: bool, target: std::net::Ipv4Addr) -> Result<Outcome> {
         // A machine that joins for the first time has left no hole in its router; one that starts again has.
         if first {
-            self.site_a.forget_udp_flows()?;
-            self.site_b.forget_udp_flows()?;
+            for site in self.sites.into_iter().flatten() {
+                site.forget_udp_flows()?;
+            }
         }
-        let registrations = self.headscale.registrations_from(self.site_a.wan(), 0).len();
-        let at_a = DirectWatch::start(self.a.namespace(), self.site_b.wan())?;
-        let at_b = DirectWatch::start(self.b.namespace(), self.site_a.wan())?;
+        let outer = |site: Option<&Site>, host: &Host| site.map_or(host.address(), Site::wan);
+        let (outer_a, outer_b) = (outer(self.sites[0], self.a), outer(self.sites[1], self.b));
+        let registrations = self.headscale.registrations_from(outer_a, 0).len();
+        let at_a = DirectWatch::start(self.a.namespace(), outer_b)?;
+        let at_b = DirectWatch::start(self.b.namespace(), outer_a)?;
         let pinger = Pinger::start(self.a.namespace(), target, INTERVAL)?;
         let key = first.then_some(self.key.as_str());
         let node = contestant.start(self.a, &NodeOptions::new(self.headscale.url(), key))?;
@@ -180,7 +253,7 @@ impl Ground<'_> {
             direct_after: direct.map(|direct| direct.saturating_duration_since(answered)),
             register: self
                 .headscale
-                .registrations_from(self.site_a.wan(), registrations)
+                .registrations_from(outer_a, registrations)
                 .first()
                 .copied(),
             sent: record.sent,

@@ -92,6 +92,15 @@ impl DirectWatch {
         seen.iter().find(wanted).map(|seen| seen.at)
     }
 
+    /// How many datagrams of that kind came between the two moments.
+    #[must_use]
+    pub fn count_between(&self, kind: WireGuardKind, from: Instant, to: Instant) -> usize {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter()
+            .filter(|seen| seen.kind == kind && (from..to).contains(&seen.at))
+            .count()
+    }
+
     /// How many datagrams of that kind came.
     #[must_use]
     pub fn count(&self, kind: WireGuardKind) -> usize {
