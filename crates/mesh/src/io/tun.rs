@@ -6,6 +6,7 @@
 //! Everything vanishes with the device when it is dropped.
 
 mod configured;
+mod joining;
 #[cfg_attr(target_os = "linux", path = "tun/netlink_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "tun/netlink_other.rs")]
 mod netlink;
@@ -16,13 +17,15 @@ mod queue;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use tun_rs::DeviceBuilder;
 
 use self::configured::{Configured, PathMtu};
+use self::joining::Joining;
 use self::queue::Queue;
 use crate::packet::split::Splitter;
 use crate::packet::vnet::{GSO_NONE, GSO_UDP_L4, VnetHeader};
@@ -76,8 +79,9 @@ impl TunConfig {
 pub struct TunDevice {
     name: String,
     shared: Arc<Shared>,
-    tcp: AtomicBool,
-    udp: AtomicBool,
+    opened: Instant,
+    tcp: Joining,
+    udp: Joining,
     refused: AtomicU64,
 }
 
@@ -134,8 +138,9 @@ impl TunDevice {
         Ok(Self {
             name,
             shared,
-            tcp: AtomicBool::new(tcp),
-            udp: AtomicBool::new(udp),
+            opened: Instant::now(),
+            tcp: Joining::new(tcp),
+            udp: Joining::new(udp),
             refused: AtomicU64::new(0),
         })
     }
@@ -204,12 +209,12 @@ impl TunDevice {
 
     /// Whether joined TCP is welcome to [`send_super`](Self::send_super); it is taken apart again otherwise.
     pub fn joins_tcp(&self) -> bool {
-        self.tcp.load(Ordering::Relaxed)
+        self.tcp.is_welcome(|| self.opened.elapsed())
     }
 
     /// Whether joined UDP is.
     pub fn joins_udp(&self) -> bool {
-        self.udp.load(Ordering::Relaxed)
+        self.udp.is_welcome(|| self.opened.elapsed())
     }
 
     /// Packets that the kernel did not take from us.
@@ -241,7 +246,8 @@ impl TunDevice {
     }
 
     /// Gives `[vnet header][IP packet]` to the kernel. It is dropped by an error: the kernel takes packets at once or not
-    /// at all. A super-packet that the kernel does not want is given to it packet by packet, and so are all that follow.
+    /// at all. A super-packet that the kernel does not want is given to it packet by packet, and so are those that follow,
+    /// for a while, where it wants the next neither.
     ///
     /// # Errors
     ///
@@ -251,23 +257,29 @@ impl TunDevice {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let queue = &self.shared.queue;
-        let welcome = match header.gso_type {
-            GSO_NONE => queue.finishes_checksums() || !header.needs_checksum(),
-            GSO_UDP_L4 => self.joins_udp(),
-            _ => self.joins_tcp(),
+        let joining = match header.gso_type {
+            GSO_NONE => None,
+            GSO_UDP_L4 => Some(&self.udp),
+            _ => Some(&self.tcp),
+        };
+        let welcome = match joining {
+            None => queue.finishes_checksums() || !header.needs_checksum(),
+            Some(joining) => joining.is_welcome(|| self.opened.elapsed()),
         };
         if welcome {
-            let Err(error) = queue.write(buffer) else { return Ok(()) };
-            if header.gso_type == GSO_NONE || !queue::is_refusal(&error) {
-                return Err(self.dropped(error));
+            match (queue.write(buffer), joining) {
+                (Ok(()), None) => return Ok(()),
+                (Ok(()), Some(joining)) => {
+                    joining.accepted();
+                    return Ok(());
+                }
+                (Err(error), Some(joining)) if queue::is_refusal(&error) => {
+                    if let Some(pause) = joining.refused(self.opened.elapsed()) {
+                        tracing::warn!(device = self.name, kind = header.gso_type, %error, ?pause, "the kernel refuses joined packets: each is given to it by itself for a while");
+                    }
+                }
+                (Err(error), _) => return Err(self.dropped(error)),
             }
-            let joins = if header.gso_type == GSO_UDP_L4 {
-                &self.udp
-            } else {
-                &self.tcp
-            };
-            joins.store(false, Ordering::Relaxed);
-            tracing::warn!(device = self.name, kind = header.gso_type, %error, "the kernel refuses joined packets: each is given to it by itself from now on");
         }
         self.send_singly(&header, &buffer[VnetHeader::LEN..])
     }
