@@ -436,6 +436,11 @@ impl PathAgent {
         self.discovery = None;
         self.next_upgrade = Some(now + UPGRADE_INTERVAL);
         self.schedule_heartbeat(now);
+        if before.is_none() {
+            // A stock peer that only heard our ping waits for its next round; a call makes it ask at once.
+            self.last_call = None;
+            self.call(now);
+        }
         if before != Some(best) {
             self.forget_unanswered();
             self.actions.push_back(PathAction::Changed(Some(best)));

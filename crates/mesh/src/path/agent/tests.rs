@@ -117,7 +117,8 @@ fn the_first_pong_makes_it_direct() {
     story.after(30);
     assert_eq!(story.agent.handle_pong(tx, story.now), Some(addr()));
     assert_eq!(story.agent.route(), Route::Direct(addr()));
-    assert_eq!(story.actions(), vec![PathAction::Changed(Some(addr()))]);
+    let expected = [PathAction::CallMeMaybe, PathAction::Changed(Some(addr()))];
+    assert_eq!(story.actions(), expected, "a stock peer is asked to look at once, too");
     assert_eq!(story.agent.handle_pong(tx, story.now), None, "an answer counts once");
 }
 
