@@ -310,13 +310,7 @@ impl Engine {
             return;
         }
         self.endpoints = endpoints;
-        let active: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in active {
+        for id in self.with_session() {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.restart_discovery(now);
             }
@@ -330,18 +324,25 @@ impl Engine {
         if let Some(endpoints) = endpoints {
             self.endpoints = endpoints;
         }
-        let active: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in active {
+        for id in self.with_session() {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.handle_network_change(now);
             }
             self.after_peer(id, now);
         }
+    }
+
+    /// The machine slept, and its clock with it: peers may have ended sessions that look young to us.
+    pub(crate) fn handle_wake(&mut self, now: Instant) {
+        for id in self.with_session() {
+            self.initiate(id, now);
+        }
+    }
+
+    fn with_session(&self) -> Vec<NodeId> {
+        let has_session = |peer: &Peer| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session());
+        let all = self.peers.iter();
+        all.filter(|(_, peer)| has_session(peer)).map(|(id, _)| *id).collect()
     }
 
     /// The kernel refused a datagram of this many bytes as too large for the path to `to`.

@@ -30,6 +30,9 @@ impl Driver {
             // Connections are bound to an address that may be gone; the coordinator is wanted for the new one at once.
             self.control.reconnect_now();
         }
+        if matches!(change, Change::Slept(_)) {
+            self.engine.handle_wake(now);
+        }
         self.reach.kick(now);
         self.derp.probe();
     }
