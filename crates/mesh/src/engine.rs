@@ -15,6 +15,7 @@ mod guess;
 mod identity;
 mod inbound;
 mod job;
+mod knocks;
 mod netmap;
 mod open_queue;
 mod outbound;
@@ -48,6 +49,7 @@ pub(crate) use guess::OpenGuess;
 use identity::Identity;
 pub(crate) use inbound::Overlay;
 pub(crate) use job::{Job, JobQueue};
+use knocks::Knocks;
 pub(crate) use open_queue::{OpenQueue, Opening};
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
@@ -78,14 +80,13 @@ pub(crate) enum Output {
     Observed(SocketAddr),
     /// A direct path owes an answer: our own mapping may be another one now.
     Suspected,
+    /// Somebody is a member that our map does not have: ask for the whole map.
+    MapOutdated,
     /// Open sockets for port guessing.
     OpenGuess(OpenGuess),
     /// Close those that are left.
     CloseGuess,
 }
-
-/// Unknown node keys that knocked over a relay lately: a peer may be faster than its entry in the map.
-const MAX_KNOCKS: usize = 64;
 
 /// See the module's text.
 pub(crate) struct Engine {
@@ -108,7 +109,7 @@ pub(crate) struct Engine {
     mtu: usize,
     endpoints: Vec<SocketAddr>,
     connected: BTreeSet<RegionId>,
-    knocks: VecDeque<(NodePublicKey, RegionId, Instant)>,
+    knocks: Knocks,
     pings: ping::Pings,
     guessing: Guessing,
     deadlines: BTreeSet<(Instant, NodeId)>,
@@ -143,7 +144,7 @@ impl Engine {
             mtu,
             endpoints: Vec::new(),
             connected: BTreeSet::new(),
-            knocks: VecDeque::new(),
+            knocks: Knocks::default(),
             pings: ping::Pings::new(),
             guessing: Guessing::new(),
             deadlines: BTreeSet::new(),

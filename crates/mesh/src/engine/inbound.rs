@@ -8,7 +8,7 @@ use sandd_control_client::keys::NodePublicKey;
 use sandd_control_client::netmap::{NodeId, RegionId};
 
 use super::job::BULK;
-use super::{Engine, MAX_KNOCKS, Output, Underlay};
+use super::{Engine, Output, Underlay};
 use crate::disco;
 use crate::filter::{PeerContext, Verdict};
 use crate::metrics::DropReason;
@@ -88,7 +88,9 @@ impl Engine {
         overlay: &mut impl Overlay,
     ) {
         let Some(id) = self.by_key.get(&key).copied() else {
-            self.remember_knock(key, region, now);
+            if self.knocks.note(key, region, now) {
+                self.outputs.push_back(Output::MapOutdated);
+            }
             return self.counters.drop_packet(DropReason::UnknownPeer);
         };
         match self.peers.get_mut(&id) {
@@ -97,14 +99,6 @@ impl Engine {
             Some(_) | None => return self.counters.drop_packet(DropReason::UnknownPeer),
         }
         self.handle_datagrams(Underlay::Derp { region, key }, 0, datagrams, stride, now, overlay);
-    }
-
-    fn remember_knock(&mut self, key: NodePublicKey, region: RegionId, now: Instant) {
-        self.knocks.retain(|(known, _, _)| *known != key);
-        if self.knocks.len() >= MAX_KNOCKS {
-            self.knocks.pop_front();
-        }
-        self.knocks.push_back((key, region, now));
     }
 
     fn handle_datagrams(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use sandd_control_client::keys::DiscoPublicKey;
@@ -18,8 +18,6 @@ use crate::path::mtu::{BASE, PathMtu};
 
 /// When so many peers leave at once, their room in the tables is given back.
 const MANY: usize = 256;
-/// A knock counts for so long.
-const KNOCK_LIFETIME: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// A new map and what is new in it.
@@ -135,10 +133,7 @@ impl Engine {
     fn greet(&mut self, id: NodeId, is_new: bool, restarted: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let key = peer.node.key;
-        let knock = self.knocks.iter().position(|(known, _, _)| *known == key);
-        if let Some((_, region, at)) = knock.and_then(|at| self.knocks.remove(at))
-            && now.saturating_duration_since(at) < KNOCK_LIFETIME
-        {
+        if let Some(region) = self.knocks.take(&key, now) {
             peer.learned_region = Some(region);
             self.initiate(id, now);
             return;

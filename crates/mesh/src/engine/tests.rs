@@ -199,7 +199,11 @@ impl World {
                         Output::Deliver(packet) => host.delivered.push(packet),
                         Output::Event(event) => host.events.push(event),
                         Output::Ponged(outcome) => host.outcomes.push(outcome),
-                        Output::Observed(_) | Output::PeerMtu { .. } | Output::Suspected | Output::CloseGuess => {}
+                        Output::Observed(_)
+                        | Output::PeerMtu { .. }
+                        | Output::Suspected
+                        | Output::MapOutdated
+                        | Output::CloseGuess => {}
                         Output::OpenGuess(order) => host.guesses.push(order),
                     }
                 }

@@ -381,6 +381,10 @@ impl Driver {
                 Output::Ponged(outcome) => self.finish_ping(outcome),
                 Output::Observed(seen) => self.reach.observe(seen, now),
                 Output::Suspected => self.reach.doubt(now),
+                Output::MapOutdated => {
+                    tracing::info!("a member that the map does not have sends packets: asking for the map anew");
+                    self.control.reconnect_now();
+                }
                 Output::OpenGuess(order) => self.state.guess = Some(GuessSockets::open(order)),
                 Output::CloseGuess => self.state.guess = None,
                 Output::PeerMtu { addresses, mtu } => self.device.set_peer_mtu(&addresses, mtu),
