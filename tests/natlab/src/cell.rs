@@ -50,7 +50,7 @@ pub struct Cell {
     pub peers: Peers,
     /// When both ends are asked, counted from the first answer.
     pub settled: Duration,
-    /// Whether our own nodes may guess ports; what is then expected is not said by the model.
+    /// Whether our own nodes may guess ports.
     pub port_guessing: bool,
 }
 
@@ -94,7 +94,7 @@ pub fn run_cell(cell: &Cell) -> Outcome {
     let mut outcome = Outcome {
         case: cell.case.name.clone(),
         peers: cell.peers,
-        expected: expected(&cell.case.arrangement),
+        expected: expected(&cell.case.arrangement, cell.port_guessing),
         left: "-".to_owned(),
         right: "-".to_owned(),
         first_answer_ms: None,

@@ -15,7 +15,8 @@ use natlab::{
 };
 
 const USAGE: &str =
-    "usage: natlab [--filter WORD]... [--with-tailscaled | --without-tailscaled] [--jobs N] [--json FILE]
+    "usage: natlab [--filter WORD]... [--with-tailscaled | --without-tailscaled] [--jobs N] [--repeat N]
+              [--with-port-guessing] [--json FILE]
        natlab faults [--rounds N] [--only NAME]... [--asleep SECONDS] [--seed N] [--json FILE]
 
 The matrix: which pairs of routers become direct, and which must.
@@ -23,6 +24,8 @@ The matrix: which pairs of routers become direct, and which must.
   --with-tailscaled    a tailscaled in every cell; else in every third
   --without-tailscaled only our own nodes
   --jobs N             cells side by side (default 4)
+  --repeat N           each cell so often
+  --with-port-guessing our own nodes guess ports: then a hard router and an easy one are expected to be direct
   --json FILE          writes the outcomes there, too
 
 The faults: what each costs, with traffic.
@@ -52,6 +55,8 @@ fn matrix(arguments: &[String]) -> Result<bool> {
         filters: Vec::new(),
         tailscaled: Share::Third,
         jobs: 4,
+        repeat: 1,
+        port_guessing: false,
     };
     let mut json = None;
     read(arguments, |argument, value| {
@@ -59,6 +64,8 @@ fn matrix(arguments: &[String]) -> Result<bool> {
             "--filter" => options.filters.push(value()?),
             "--with-tailscaled" => options.tailscaled = Share::All,
             "--without-tailscaled" => options.tailscaled = Share::None,
+            "--repeat" => options.repeat = value()?.parse()?,
+            "--with-port-guessing" => options.port_guessing = true,
             "--jobs" => options.jobs = value()?.parse()?,
             "--json" => json = Some(value()?),
             _ => return Ok(false),

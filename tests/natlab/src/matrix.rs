@@ -23,6 +23,10 @@ pub struct MatrixOptions {
     pub tailscaled: Share,
     /// How many run side by side.
     pub jobs: usize,
+    /// How often each is played.
+    pub repeat: usize,
+    /// Whether our own nodes may guess ports. Those of others never do.
+    pub port_guessing: bool,
 }
 
 impl MatrixOptions {
@@ -52,12 +56,13 @@ pub fn run_matrix(options: &MatrixOptions, progress: &(dyn Fn(&Outcome) + Sync))
         .into_iter()
         .enumerate()
         .filter(|(_, case)| options.wants(&case.name))
+        .flat_map(|numbered| std::iter::repeat_n(numbered, options.repeat))
         .map(|(number, case)| {
             let cell = Cell {
                 case,
                 peers: peers(number, options.tailscaled),
                 settled: SETTLED,
-                port_guessing: false,
+                port_guessing: options.port_guessing,
             };
             (number, cell)
         })

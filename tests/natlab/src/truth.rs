@@ -70,9 +70,9 @@ const HARD: Traits = Traits {
     filter: Filter::AddressAndPort,
 };
 
-/// What must come of two nodes that are placed like this.
+/// What must come of two nodes that are placed like this, and that guess each other's ports or do not.
 #[must_use]
-pub fn expected(arrangement: &Arrangement) -> Expected {
+pub fn expected(arrangement: &Arrangement, port_guessing: bool) -> Expected {
     let any = |kind| Expected { kind, via: Via::Any };
     match arrangement {
         Arrangement::SameLan(_) | Arrangement::SameRouter { kept_apart: false, .. } => Expected {
@@ -96,6 +96,8 @@ pub fn expected(arrangement: &Arrangement) -> Expected {
         }
         Arrangement::Apart(left, right) => any(match (traits(*left), traits(*right)) {
             (Some(left), Some(right)) if gets_in(left, right) || gets_in(right, left) => Kind::Direct,
+            // One port to be found among those of one side; among those of both there are too many pairs.
+            (Some(left), Some(right)) if port_guessing && left.one_mapping != right.one_mapping => Kind::Direct,
             _ => Kind::Relay,
         }),
     }
@@ -172,7 +174,7 @@ mod tests {
         let table = ["dddd", "dddd", "dddr", "ddrr"];
         for (left, row) in sides.iter().zip(table) {
             for (right, expected_kind) in sides.iter().zip(row.chars()) {
-                let kind = expected(&Arrangement::Apart(*left, *right)).kind;
+                let kind = expected(&Arrangement::Apart(*left, *right), false).kind;
                 let wanted = if expected_kind == 'd' {
                     Kind::Direct
                 } else {
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn versions_of_ip_that_do_not_meet_need_the_relay() {
-        let meet = |left, right| expected(&Arrangement::Apart(Side::Speaks(left), Side::Speaks(right)));
+        let meet = |left, right| expected(&Arrangement::Apart(Side::Speaks(left), Side::Speaks(right)), false);
         assert_eq!(meet(Families::V6, Families::V4).kind, Kind::Relay);
         assert_eq!(meet(Families::Dual, Families::V6).via, Via::Ipv6);
         assert_eq!(meet(Families::Dual, Families::V4).kind, Kind::Direct);

@@ -140,7 +140,14 @@ pub(crate) fn in_arena<T>(
         commanders,
     };
     let survivors = Survivors::start(options, &arena, &b)?;
-    arena.wait_for_kind(!options.relayed)?;
+    if options.load == Load::Idle {
+        eventually("a connection to the relay", PATIENCE, || {
+            ensure!(!arena.relay_ports()?.is_empty(), "there is none");
+            Ok(())
+        })?;
+    } else {
+        arena.wait_for_kind(!options.relayed)?;
+    }
     let played = play(&mut arena);
     let survival = survivors.finish();
     match played {

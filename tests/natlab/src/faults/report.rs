@@ -83,10 +83,15 @@ impl FaultLine {
         sorted.get(rank - 1).copied()
     }
 
-    /// Whether nothing broke and the figure meets its bar: the 95th percentile of twenty rounds and more, the median of fewer.
+    /// Whether nothing broke and the figure meets its bar: of times the 95th percentile of twenty rounds and more, the median
+    /// of fewer; of lost packets the largest.
     #[must_use]
     pub fn met(&self) -> bool {
-        let judged = if self.figures.len() >= 20 { 95 } else { 50 };
+        let judged = match (self.unit.as_str(), self.figures.len()) {
+            ("packets", _) => 100,
+            (_, 20..) => 95,
+            _ => 50,
+        };
         let within = match (self.percentile(judged), self.bar) {
             (Some(figure), Some(bar)) => figure <= bar,
             (figure, None) => figure.is_some(),
