@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::step::say;
 
 /// A program and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("socat", "socat"),
     ("iperf3", "iperf3"),
     ("cc", "gcc"),
+    ("miniupnpd", "miniupnpd-nftables"),
 ];
 
 /// Whether this process may make namespaces.
@@ -63,7 +64,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
         .stdout(Stdio::null())
         .status()
         .context(
-            "apt-get did not start; install by hand: iproute2 nftables conntrack iputils-ping tcpdump socat iperf3 gcc",
+            "apt-get did not start; install by hand: iproute2 nftables conntrack iputils-ping tcpdump socat iperf3 gcc miniupnpd-nftables",
         )?;
     if !status.success() {
         bail!("apt-get {}: {status}", arguments.join(" "));

@@ -16,6 +16,7 @@ use crate::io::device::Device;
 use crate::io::driver::{Driver, State};
 use crate::io::lanes::Lanes;
 use crate::io::netmon::NetMonitor;
+use crate::io::portmap::PortMapping;
 use crate::io::reach::Reach;
 use crate::io::udp::UdpSockets;
 use crate::mesh::{Mesh, Shared, Sockets};
@@ -49,6 +50,7 @@ pub struct MeshBuilder {
     tun: Option<String>,
     accept_new_control_key: bool,
     port_guessing: bool,
+    port_mapping: bool,
 }
 
 impl Default for MeshBuilder {
@@ -65,6 +67,7 @@ impl Default for MeshBuilder {
             tun: None,
             accept_new_control_key: false,
             port_guessing: true,
+            port_mapping: true,
         }
     }
 }
@@ -132,6 +135,13 @@ impl MeshBuilder {
     /// told otherwise. It looks like a scan of that NAT: up to 1,024 small packets in five seconds, once in ten minutes.
     pub fn port_guessing(mut self, allowed: bool) -> Self {
         self.port_guessing = allowed;
+        self
+    }
+
+    /// Whether the router is asked for a port (PCP, NAT-PMP, UPnP), so that peers behind any NAT reach this node directly; on
+    /// unless told otherwise.
+    pub fn port_mapping(mut self, wanted: bool) -> Self {
+        self.port_mapping = wanted;
         self
     }
 
@@ -229,6 +239,7 @@ impl MeshBuilder {
             reach,
             netmon,
             lanes: lanes.map(|lanes| (lanes, OpenQueue::default())),
+            port_mapping: self.port_mapping.then(PortMapping::start),
             runtime: tokio::runtime::Handle::current(),
             state: State::new(),
         };

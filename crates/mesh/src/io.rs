@@ -1,8 +1,9 @@
 //! The shell: the only place of this crate with tokio, sockets, tasks and clocks.
 //!
 //! `driver` owns the engine and runs its loop, `lanes` seal and open for it where there are cores to spare; `udp` and
-//! `derp` are the underlay, `tun` and the netstack the device above; `reach` finds out how this node can be reached, `netmon` notices when the network has changed; `guess`
-//! holds the sockets of port guessing; `resolve` asks the system's DNS for STUN hosts.
+//! `derp` are the underlay, `tun` and the netstack the device above; `reach` finds out how this node can be reached,
+//! `netmon` notices when the network has changed; `guess` holds the sockets of port guessing, `portmap` those towards the
+//! router; `resolve` asks the system's DNS for STUN hosts.
 
 pub mod derp;
 pub(crate) mod device;
@@ -13,6 +14,7 @@ pub(crate) mod netmon;
 #[cfg(any(test, feature = "bench"))]
 #[doc(hidden)]
 pub mod pair;
+pub(crate) mod portmap;
 pub(crate) mod reach;
 pub(crate) mod resolve;
 #[cfg(feature = "tun")]

@@ -59,6 +59,7 @@ pub mod net;
 pub mod netstack;
 pub mod packet;
 mod path;
+mod portmap;
 pub mod route;
 mod status;
 pub mod stun;

@@ -67,6 +67,7 @@ const MESH_MACHINES: &[Layer] = &[
     ("filter", &[]),
     ("magic_dns", &[]),
     ("netstack", &[]),
+    ("portmap", &[]),
 ];
 
 /// What stands above the whole of the mesh and may be named by nothing below.

@@ -15,7 +15,7 @@ mod unsent;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ use super::device::Device;
 use super::guess::{GuessSockets, Knock};
 use super::lanes::Lanes;
 use super::netmon::NetMonitor;
+use super::portmap::PortMapping;
 use super::reach::Reach;
 use super::resolve::StunServer;
 use super::udp::UdpSockets;
@@ -86,6 +87,8 @@ pub(crate) struct Driver {
     pub(crate) netmon: NetMonitor,
     /// Threads that seal and open, and what waits to be opened; the engine must know of them.
     pub(crate) lanes: Option<(Lanes, OpenQueue)>,
+    /// Nothing where it is not wanted.
+    pub(crate) port_mapping: Option<PortMapping>,
     /// Of whoever started the node: for what is not a packet's business.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) state: State,
@@ -131,6 +134,7 @@ enum Woken {
     Command(Option<Command>),
     Servers(Option<Vec<StunServer>>),
     Knock(Knock),
+    Mapped(Option<SocketAddrV4>),
     /// Sockets, device or clock: the next turn finds out which.
     Turn,
 }
@@ -138,6 +142,7 @@ enum Woken {
 impl Driver {
     /// Runs until it is told to stop or its handle is gone.
     pub(crate) async fn run(mut self) {
+        self.want_mapping();
         let mut alarm = pin!(tokio::time::sleep_until(self.deadline().into()));
         loop {
             let now = Instant::now();
@@ -154,6 +159,7 @@ impl Driver {
             let now = Instant::now();
             match woken {
                 Woken::Turn => {}
+                Woken::Mapped(mapped) => self.reach.set_port_mapped(mapped),
                 Woken::Knock(knock) => self.receive_knock(knock, now),
                 Woken::Derp(Some(event)) => self.receive_derp(event, now),
                 Woken::Control(Some(event)) => self.handle_control(event, now).await,
@@ -174,6 +180,7 @@ impl Driver {
     }
 
     async fn stop(&mut self) {
+        self.release_mapping().await;
         self.control.shutdown().await;
         self.derp.shutdown().await;
     }
@@ -206,6 +213,7 @@ impl Driver {
             servers = resolving => Woken::Servers(servers),
             knock = guess => Woken::Knock(knock),
             () = self.netmon.news() => Woken::Turn,
+            mapped = network::mapped(&mut self.port_mapping) => Woken::Mapped(mapped),
             event = self.derp_events.recv() => Woken::Derp(event),
             // Lets the runtime look at the sockets again.
             () = tokio::task::yield_now(), if busy => Woken::Turn,

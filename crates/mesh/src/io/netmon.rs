@@ -56,10 +56,20 @@ impl Network {
         }
     }
 
-    /// True when something that was used before is gone or has been replaced.
-    fn lost_since(&self, before: &Self) -> bool {
-        let replaced = |old: Option<Uplink>, new| old.is_some() && old != new;
-        replaced(before.v4, self.v4) || replaced(before.v6, self.v6) || !before.addresses.is_subset(&self.addresses)
+    fn change_since(&self, before: &Self) -> Option<Change> {
+        let gone = |ip: IpAddr| before.addresses.contains(&ip) && !self.addresses.contains(&ip);
+        // A route may stay though the link it leads to is down; then the address there has gone.
+        let replaced =
+            |old: Option<Uplink>, new| old.is_some_and(|uplink| Some(uplink) != new || uplink.source.is_some_and(gone));
+        if self == before {
+            None
+        } else if replaced(before.v4, self.v4) || replaced(before.v6, self.v6) {
+            Some(Change::Moved)
+        } else if before.addresses.is_subset(&self.addresses) {
+            Some(Change::Gained)
+        } else {
+            Some(Change::Lost)
+        }
     }
 }
 
@@ -68,7 +78,9 @@ impl Network {
 pub(crate) enum Change {
     /// There is more than before: an address, a second family.
     Gained,
-    /// Addresses or ways out are gone or replaced: no path is sure.
+    /// An address is gone, the ways out are the same: a path may have ended there.
+    Lost,
+    /// A way out is gone or replaced: no path is sure, and no connection.
     Moved,
     /// The process or the machine stood still for so long.
     Slept(Duration),
@@ -156,16 +168,10 @@ impl NetMonitor {
             watch.drain();
         }
         let network = Network::read(self.own_device, mesh);
-        if network == self.network {
-            return None;
-        }
+        let change = network.change_since(&self.network)?;
         tracing::debug!(?network, "the network is another one");
-        let before = std::mem::replace(&mut self.network, network);
-        Some(if self.network.lost_since(&before) {
-            Change::Moved
-        } else {
-            Change::Gained
-        })
+        self.network = network;
+        Some(change)
     }
 }
 

@@ -5,7 +5,7 @@
 //! addresses come in as arguments.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub(crate) struct Reach {
     next_full: Instant,
     latency: BTreeMap<RegionId, Duration>,
     mapped: BTreeMap<SocketAddr, Instant>,
+    /// What the router has mapped for us.
+    port_mapped: Option<SocketAddrV4>,
     /// How each server saw us last.
     seen_by: BTreeMap<SocketAddr, SocketAddr>,
     interfaces: BTreeSet<IpAddr>,
@@ -88,6 +90,7 @@ impl Reach {
             next_full: now,
             latency: BTreeMap::new(),
             mapped: BTreeMap::new(),
+            port_mapped: None,
             seen_by: BTreeMap::new(),
             interfaces: BTreeSet::new(),
             ports,
@@ -204,6 +207,12 @@ impl Reach {
         self.ports = ports;
         self.mapped
             .retain(|mapped, _| addresses.contains(&mapped.ip()) || !before.contains(&mapped.ip()));
+    }
+
+    /// The router has mapped a port for us, or does so no more.
+    pub(crate) fn set_port_mapped(&mut self, mapped: Option<SocketAddrV4>) {
+        self.changed |= mapped != self.port_mapped;
+        self.port_mapped = mapped;
     }
 
     /// Requests to send now. `active` tells whether anybody talks with us: an idle node keeps silent.
@@ -331,7 +340,13 @@ impl Reach {
 
     /// What peers are told, best first.
     pub(crate) fn endpoints(&self) -> Vec<(SocketAddr, EndpointKind)> {
-        let mut all: Vec<_> = self.mapped.keys().map(|addr| (*addr, EndpointKind::Stun)).collect();
+        let port_mapped = self.port_mapped.map(SocketAddr::V4);
+        let mut all: Vec<_> = port_mapped
+            .map(|addr| (addr, EndpointKind::PortMapped))
+            .into_iter()
+            .collect();
+        let seen = self.mapped.keys().filter(|addr| Some(**addr) != port_mapped);
+        all.extend(seen.map(|addr| (*addr, EndpointKind::Stun)));
         for ip in &self.interfaces {
             let port = if ip.is_ipv4() { Some(self.ports.0) } else { self.ports.1 };
             let Some(port) = port else { continue };

@@ -51,6 +51,9 @@ pub(super) struct TunnelArgs {
     /// Never guess ports (up to 1,024 small packets at once) to get past a NAT that gives each destination another port
     #[arg(long)]
     no_port_guessing: bool,
+    /// Never ask the router for a port (PCP, NAT-PMP, UPnP)
+    #[arg(long)]
+    no_port_mapping: bool,
     /// Keep no state and be forgotten after the end; a key is needed at each start
     #[arg(long)]
     tunnel_ephemeral: bool,
@@ -199,7 +202,8 @@ impl TunnelArgs {
             .ephemeral(self.tunnel_ephemeral)
             .port(self.tunnel_port)
             .mtu(self.tunnel_mtu.into())
-            .port_guessing(!self.no_port_guessing);
+            .port_guessing(!self.no_port_guessing)
+            .port_mapping(!self.no_port_mapping);
         builder = builder.accept_new_control_key(self.accept_new_control_key);
         if let Some(lanes) = lanes()? {
             builder = builder.lanes(lanes);

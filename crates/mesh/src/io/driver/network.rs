@@ -1,10 +1,12 @@
 //! What a change of the network under the node does: everything is asked anew at once, and nothing that still works is
 //! closed. A UDP socket bound to no address survives a change of addresses, and so does the NAT's mapping for it.
 
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::io::netmon::Change;
+use crate::io::portmap::{self, PortMapping};
 
 /// Between two attempts to open a broken socket anew: where security software breaks them again and again, each new
 /// one would only undo the path that the last one has begun to find.
@@ -27,7 +29,9 @@ impl Driver {
             // The peers first, then STUN: what is sent first is answered first.
             let endpoints = self.changed_endpoints();
             self.engine.handle_network_change(endpoints, now);
-            // Connections are bound to an address that may be gone; the coordinator is wanted for the new one at once.
+        }
+        if matches!(change, Change::Moved | Change::Slept(_)) {
+            // The connection is bound to an address that may be gone, and the coordinator is wanted for the new one.
             self.control.reconnect_now();
         }
         if matches!(change, Change::Slept(_)) {
@@ -35,6 +39,13 @@ impl Driver {
         }
         self.reach.kick(now);
         self.derp.probe();
+    }
+
+    /// Gives the router's port back.
+    pub(super) async fn release_mapping(&mut self) {
+        if let Some(mapping) = &mut self.port_mapping {
+            mapping.shutdown().await;
+        }
     }
 
     /// A socket cannot be used any more.
@@ -56,5 +67,24 @@ impl Driver {
     fn take_addresses(&mut self) {
         let ports = (self.udp.port(), self.udp.port_v6());
         self.reach.set_interfaces(&self.netmon.network().addresses, ports);
+        self.want_mapping();
+    }
+
+    /// Asks the router of the way out for a port.
+    pub(super) fn want_mapping(&self) {
+        if let Some(mapping) = &self.port_mapping {
+            let uplink = self.netmon.network().v4;
+            let gateway = uplink.and_then(|uplink| uplink.gateway);
+            let own = uplink.and_then(|uplink| uplink.source);
+            mapping.set_place(portmap::place(gateway, own, self.udp.port()));
+        }
+    }
+}
+
+/// Waits for another mapping than before.
+pub(super) async fn mapped(mapping: &mut Option<PortMapping>) -> Option<SocketAddrV4> {
+    match mapping {
+        Some(mapping) => mapping.changed().await,
+        None => std::future::pending().await,
     }
 }

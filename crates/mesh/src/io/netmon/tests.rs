@@ -149,6 +149,14 @@ async fn story() {
         Some("2001:db8:1::1".parse().unwrap())
     );
 
+    // An address comes and goes, and the ways out stay.
+    let third: IpAddr = "10.9.9.9".parse().unwrap();
+    ip("addr add 10.9.9.9/32 dev lan0");
+    assert_eq!(change(&mut monitor).await, Change::Gained);
+    ip("addr del 10.9.9.9/32 dev lan0");
+    assert_eq!(change(&mut monitor).await, Change::Lost);
+    assert!(!monitor.network().addresses.contains(&third));
+
     own_device_is_no_news(&mut monitor).await;
 
     // The cable is pulled.
