@@ -45,7 +45,7 @@ pub struct MeshBuilder {
     ca_file: Option<PathBuf>,
     port: u16,
     mtu: usize,
-    lanes: Option<usize>,
+    lanes: usize,
     #[cfg(feature = "tun")]
     tun: Option<String>,
     accept_new_control_key: bool,
@@ -62,7 +62,7 @@ impl Default for MeshBuilder {
             ca_file: None,
             port: DEFAULT_PORT,
             mtu: DEFAULT_MTU,
-            lanes: None,
+            lanes: 0,
             #[cfg(feature = "tun")]
             tun: None,
             accept_new_control_key: false,
@@ -110,11 +110,10 @@ impl MeshBuilder {
         self
     }
 
-    /// Threads that seal and open packets for the node's own thread, where one core is too little for a stream. By default
-    /// none on a machine with less than four cores, otherwise one less than half of them, three at most. They start when
-    /// they are needed first.
+    /// Threads that seal and open packets for the node's own thread, where one core is too little for a stream; none
+    /// unless asked for. They start when they are needed first.
     pub fn lanes(mut self, threads: usize) -> Self {
-        self.lanes = Some(threads.min(MAX_LANES));
+        self.lanes = threads.min(MAX_LANES);
         self
     }
 
@@ -221,7 +220,7 @@ impl MeshBuilder {
         let clock = crate::wg::Clock::new(SystemTime::now(), Instant::now());
         let mut engine = Engine::new(&control.node_key(), disco_key, mtu, clock);
         engine.set_port_guessing(self.port_guessing);
-        let lanes = Lanes::new(self.lanes.unwrap_or_else(Lanes::suitable));
+        let lanes = Lanes::new(self.lanes);
         if lanes.is_some() {
             engine.use_lanes();
         }

@@ -53,14 +53,6 @@ impl Desk {
 }
 
 impl Lanes {
-    /// As many lanes as suit the machine: none where its cores are all needed by the driver and those it serves.
-    pub(crate) fn suitable() -> usize {
-        match std::thread::available_parallelism().map_or(1, usize::from) {
-            0..4 => 0,
-            cores => (cores / 2).min(4) - 1,
-        }
-    }
-
     /// This many; with none the driver does everything.
     pub(crate) fn new(count: usize) -> Option<Self> {
         Self::with(count, Job::run)

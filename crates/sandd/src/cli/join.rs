@@ -112,7 +112,7 @@ fn choose_aead() -> Result<(), CliError> {
     Ok(())
 }
 
-/// `SANDD_LANES` says how many threads seal and open for the node's own: to compare, or to have none.
+/// `SANDD_LANES` says how many threads seal and open for the node's own; none without it.
 fn lanes() -> Result<Option<usize>, CliError> {
     let Some(text) = std::env::var_os("SANDD_LANES") else {
         return Ok(None);
