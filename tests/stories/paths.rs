@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::lab::{NatKind, Obstacle, SanddPath, Site, eventually, probe::Pinger, story};
+use e2e::lab::{NatKind, Obstacle, Role, Sandd, SanddOptions, SanddPath, Site, eventually, probe::Pinger, story};
 
 use crate::stage::{DIRECT, headscale, two_nodes};
 
@@ -60,7 +60,11 @@ fn a_hard_router_keeps_us_on_the_relay_and_traffic_flows() {
     story(|lab| {
         let headscale = headscale(lab)?;
         let (_site_a, a, _site_b, b) = lab.pair(NatKind::Hard, NatKind::PortRestricted)?;
-        let (node_a, node_b) = two_nodes(&headscale, &a, &b)?;
+        let key = headscale.reusable_key()?;
+        let options = SanddOptions::new(headscale.url(), Some(&key)).with_tun();
+        let options = options.with_arguments(&["--no-port-guessing"]);
+        let node_a = Sandd::join(&a, Role::Node, &options)?;
+        let node_b = Sandd::join(&b, Role::Node, &options)?;
         let (address_a, address_b) = (node_a.address()?, node_b.address()?);
         let pinger = Pinger::start(a.namespace(), address_b, INTERVAL)?;
         pinger.first_answer(Duration::from_secs(10))?;
