@@ -262,6 +262,19 @@ impl Arena<'_> {
         )
     }
 
+    /// Says in which direction and when packets were lost, in milliseconds after `event`.
+    pub(crate) fn tell_losses(&self, event: Instant, from: Instant, to: Instant) {
+        for (direction, flow) in ["left to right", "right to left"]
+            .iter()
+            .zip(self.flows.iter().flatten())
+        {
+            for (at, count) in flow.lost_runs(from, to) {
+                let after = at.saturating_duration_since(event).as_secs_f64() * 1e3;
+                eprintln!("{direction}: {count} lost in a row, sent {after:.0} ms after the fault");
+            }
+        }
+    }
+
     /// The local ports of the left node's connections to the relay.
     pub(crate) fn relay_ports(&self) -> Result<Vec<u16>> {
         let (address, port) = Derper::ADDRESS;

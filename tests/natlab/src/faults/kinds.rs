@@ -66,9 +66,14 @@ fn silence(arena: &Arena<'_>, event: Instant) -> Result<Round> {
 pub(crate) fn relay_to_direct(arena: &mut Arena<'_>, _: Settings) -> Result<Round> {
     let event = Instant::now();
     arena.mend()?;
-    arena.wait_for_straight(event)?;
+    let straight = arena.wait_for_straight(event)?;
     arena.wait_for_kind(true)?;
     let mut round = silence(arena, event)?;
+    if round.lost > 0 {
+        let after = straight.duration_since(event);
+        eprintln!("first straight packet at the later end {after:?} after the fault");
+        arena.tell_losses(event, event - UNDER_WAY, Instant::now() - UNDER_WAY);
+    }
     round.figure = f64::from(u32::try_from(round.lost)?);
     arena.cut()?;
     arena.wait_for_kind(false)?;

@@ -107,6 +107,25 @@ impl Flow {
             .unwrap_or_else(|| now.saturating_duration_since(since))
     }
 
+    /// The runs of lost packets among those sent between the two moments: when each was sent, and how many there were.
+    #[must_use]
+    pub fn lost_runs(&self, from: Instant, to: Instant) -> Vec<(Instant, usize)> {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen: HashSet<usize> = notes.arrived.iter().map(|(_, number)| *number).collect();
+        let (mut runs, mut last): (Vec<(Instant, usize)>, Option<usize>) = (Vec::new(), None);
+        for (number, sent) in notes.sent.iter().enumerate() {
+            if !(from..to).contains(sent) || seen.contains(&number) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((_, count)) if last.map(|last| last + 1) == Some(number) => *count += 1,
+                _ => runs.push((*sent, 1)),
+            }
+            last = Some(number);
+        }
+        runs
+    }
+
     /// What became of the packets sent between the two moments. What is still under way counts as lost.
     #[must_use]
     pub fn record(&self, from: Instant, to: Instant) -> FlowRecord {
