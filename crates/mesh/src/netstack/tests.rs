@@ -3,6 +3,7 @@
 mod datagrams;
 mod hostile;
 mod link;
+mod memory;
 mod paths;
 mod streams;
 mod transfer;

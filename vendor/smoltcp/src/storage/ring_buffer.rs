@@ -235,12 +235,17 @@ impl<'a, T: Copy + Default + 'a> RingBuffer<'a, T> {
             return;
         }
         let new = count.max(old * 2).max(4096).min(self.limit.max(count));
-        let mut storage = alloc::vec![T::default(); new];
-        let (end, start) = self.storage.split_at(self.read_at);
-        storage[..start.len()].copy_from_slice(start);
-        storage[start.len()..old].copy_from_slice(end);
-        self.storage = ManagedSlice::Owned(storage);
-        self.read_at = 0;
+        let ManagedSlice::Owned(storage) = &mut self.storage else {
+            return;
+        };
+        // In place where the allocator can: the sizes that were left behind would cost as much memory again.
+        storage.reserve_exact(new - old);
+        storage.resize(new, T::default());
+        if self.read_at > 0 {
+            let start = new - (old - self.read_at);
+            storage.copy_within(self.read_at..old, start);
+            self.read_at = start;
+        }
     }
 }
 

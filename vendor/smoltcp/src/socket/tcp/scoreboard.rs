@@ -102,6 +102,11 @@ impl Scoreboard {
         self.ranges.len()
     }
 
+    /// Octets of memory.
+    pub(super) fn stored(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range>()
+    }
+
     /// Gives back the memory of an empty board; what was learnt of the path stays.
     pub(super) fn release(&mut self) {
         if self.ranges.is_empty() {

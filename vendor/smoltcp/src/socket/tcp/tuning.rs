@@ -27,11 +27,11 @@ impl<'a> Socket<'a> {
         self.tuning.limit = limit;
     }
 
-    /// Octets that both buffers may hold, and octets that they have storage for.
+    /// Octets that both buffers may hold, and octets of memory that they have, and the notes on what was sent from them.
     pub fn buffer_sizes(&self) -> (usize, usize) {
         (
             self.rx_buffer.capacity() + self.tx_buffer.capacity(),
-            self.rx_buffer.stored() + self.tx_buffer.stored(),
+            self.rx_buffer.stored() + self.tx_buffer.stored() + self.scoreboard.stored(),
         )
     }
 
