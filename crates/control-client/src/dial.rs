@@ -19,7 +19,7 @@ mod tls;
 pub use dialer::{DialTarget, Dialer};
 pub use error::DialError;
 pub(crate) use http1::{Http1, printable};
-pub use http1::{UpgradeResponse, upgrade};
+pub use http1::{ResponseHead, UpgradeResponse, request, upgrade};
 pub use proxy::Proxy;
 pub use stream::{Stream, Upgraded};
 pub use tls::TlsMode;

@@ -199,8 +199,7 @@ impl MeshBuilder {
         reach.set_home(control.saved_home());
 
         let (derp_sender, derp_events) = mpsc::channel(DERP_EVENTS);
-        let mut derp = DerpPool::new(control.node_key(), dialer, coordinator, derp_sender);
-        derp.set_server_keys(control.relay_keys());
+        let derp = DerpPool::new(control.node_key(), dialer, coordinator, derp_sender);
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         let (event_sender, _) = broadcast::channel(EVENTS);
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));

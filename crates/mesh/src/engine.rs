@@ -53,6 +53,7 @@ use knocks::Knocks;
 pub(crate) use open_queue::{OpenQueue, Opening};
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
+pub(crate) use report::seconds;
 pub(crate) use send_queue::{SendBatch, SendQueue};
 pub(crate) use snapshot::Snapshot;
 
@@ -76,8 +77,8 @@ pub(crate) enum Output {
     Ponged(PingOutcome),
     /// The largest packet for these addresses has changed.
     PeerMtu { addresses: Vec<IpAddr>, mtu: usize },
-    /// A peer's address was seen that STUN did not tell: our own mapping as another destination sees it.
-    Observed(SocketAddr),
+    /// The peer at `by` told how it sees us: our own mapping as another destination than a STUN server sees it.
+    Observed { by: SocketAddr, seen: SocketAddr },
     /// A direct path owes an answer: our own mapping may be another one now.
     Suspected,
     /// Somebody is a member that our map does not have: ask for the whole map.

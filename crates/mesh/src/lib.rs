@@ -56,6 +56,7 @@ pub mod magic_dns;
 mod mesh;
 mod metrics;
 pub mod net;
+mod netcheck;
 pub mod netstack;
 pub mod packet;
 mod path;
@@ -71,9 +72,12 @@ mod vectors;
 pub use builder::{DEFAULT_MTU, DEFAULT_PORT, MeshBuilder};
 pub use error::{ConnectError, JoinError, ListenError, MeshStopped, PingError};
 pub use event::{MeshEvent, MeshEvents};
+pub use io::standalone::netcheck;
 pub use mesh::Mesh;
 pub use metrics::{Counters, DropReason};
 pub use net::{MeshAddr, MeshHost, TcpListener, TcpStream, UdpSocket};
 pub use sandd_aead::{Kernel as AeadKernel, set_kernel as set_aead_kernel};
 pub use sandd_control_client::{AuthKey, ControlUrl, FileStore, MemoryStore, StateStore};
-pub use status::{ControlStatus, MeshStatus, NetReport, PeerPath, PeerStatus, PingReply, RegionLatency, WhoIs};
+pub use status::{
+    ControlStatus, MeshStatus, NetReport, PeerCandidate, PeerPath, PeerStatus, PingReply, RegionLatency, WhoIs,
+};

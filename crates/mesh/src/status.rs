@@ -63,6 +63,27 @@ pub struct MeshStatus {
     pub endpoints: Vec<SocketAddr>,
     /// UDP port.
     pub port: u16,
+    /// URL of the coordinator.
+    #[serde(default)]
+    pub coordinator: String,
+    /// What is wrong with the home relay, in words.
+    #[serde(default)]
+    pub relay_trouble: Option<String>,
+    /// UDP gets out and back; unknown until measured.
+    #[serde(default)]
+    pub udp: Option<bool>,
+    /// The NAT gives each destination another port.
+    #[serde(default)]
+    pub mapping_varies: Option<bool>,
+    /// The address that the router maps to us on request.
+    #[serde(default)]
+    pub port_mapped: Option<SocketAddr>,
+    /// When this node's key ends, if ever; seconds since 1970.
+    #[serde(default)]
+    pub key_expiry: Option<u64>,
+    /// What the coordinator wants shown.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Peers by name.
     pub peers: Vec<PeerStatus>,
     /// Packet counters.
@@ -107,6 +128,21 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Milliseconds since the last authenticated packet of it.
     pub last_received_ms: Option<u64>,
+    /// When it was last connected to the coordinator, while it is not; seconds since 1970.
+    #[serde(default)]
+    pub last_seen: Option<u64>,
+    /// Its home region.
+    #[serde(default)]
+    pub home_region: Option<u16>,
+    /// Its NAT gives each destination another port, as it told itself.
+    #[serde(default)]
+    pub mapping_varies: Option<bool>,
+    /// Largest packet that its path has proven to carry.
+    #[serde(default)]
+    pub mtu: usize,
+    /// Where it may be reached.
+    #[serde(default)]
+    pub candidates: Vec<PeerCandidate>,
 }
 
 /// Who stands behind a mesh address.
@@ -146,14 +182,29 @@ pub struct PingReply {
 pub struct NetReport {
     /// A STUN server answered: UDP gets out and back.
     pub udp: bool,
+    /// The same over IPv4.
+    #[serde(default)]
+    pub ipv4: bool,
+    /// The same over IPv6.
+    #[serde(default)]
+    pub ipv6: bool,
     /// Our addresses as the outside sees them.
     pub public_addresses: Vec<SocketAddr>,
     /// The NAT gives each destination another port ("hard NAT"): direct paths need the other side's help.
     pub mapping_varies: Option<bool>,
+    /// The address that the router maps to us on request.
+    #[serde(default)]
+    pub port_mapped: Option<SocketAddr>,
+    /// What stands between us and the relays, in words: a login page, an intercepting proxy.
+    #[serde(default)]
+    pub obstacle: Option<String>,
     /// Home region.
     pub home_region: Option<u16>,
     /// True while its relay is connected.
     pub relay_connected: bool,
+    /// What is wrong with it, in words.
+    #[serde(default)]
+    pub relay_trouble: Option<String>,
     /// Every region of the relay map.
     pub regions: Vec<RegionLatency>,
 }
@@ -165,6 +216,24 @@ pub struct RegionLatency {
     pub region: u16,
     /// Name.
     pub name: String,
-    /// Round trip to its STUN server in milliseconds; absent when none answered.
+    /// Round trip to its STUN server in milliseconds, or to its relay over TLS; absent when none answered.
     pub latency_ms: Option<f64>,
+    /// The round trip was measured over TLS, since no STUN server answers.
+    #[serde(default)]
+    pub over_tls: bool,
+}
+
+/// An underlay address at which a peer may be reached, and what it answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerCandidate {
+    /// The address.
+    pub address: SocketAddr,
+    /// Who named it: `coordinator`, `peer`, or `heard` when it was only seen.
+    pub origin: String,
+    /// Milliseconds since it was last pinged.
+    pub pinged_ms: Option<u64>,
+    /// Milliseconds since it last answered.
+    pub answered_ms: Option<u64>,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<f64>,
 }

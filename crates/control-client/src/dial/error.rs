@@ -96,3 +96,13 @@ pub enum DialError {
         text: String,
     },
 }
+
+impl DialError {
+    /// Somebody answered in TLS, but with a certificate that does not prove the right one.
+    #[must_use]
+    pub fn is_certificate(&self) -> bool {
+        let Self::Tls { source, .. } = self else { return false };
+        let cause = source.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+    }
+}

@@ -32,6 +32,37 @@ impl UpgradeResponse {
     }
 }
 
+/// The head of any answer.
+#[derive(Debug, Clone)]
+pub struct ResponseHead {
+    status: u16,
+    headers: UpgradeResponse,
+}
+
+impl ResponseHead {
+    /// HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The first value of a header; its name in any case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.header(name)
+    }
+}
+
+/// Sends a request head (with its blank line) and reads the answer's; its body is of no interest.
+///
+/// # Errors
+/// [`DialError`] with what broke; 10 seconds at most.
+pub async fn request(stream: Stream, head: &str) -> Result<ResponseHead, DialError> {
+    let answered = tokio::time::timeout(TIMEOUT, async { Http1::new(stream).exchange(head).await }).await;
+    let (status, headers) = answered.unwrap_or_else(|_| Err(timed_out()))?;
+    Ok(ResponseHead { status, headers })
+}
+
 /// Sends a request head (with its blank line) and takes the connection over once the server answers `101`.
 ///
 /// # Errors

@@ -63,9 +63,9 @@ impl Engine {
                 self.send_disco(id, from, &Message::Pong { tx, src, ours });
             }
             (Message::Pong { tx, .. }, Underlay::Udp(_)) if peer.mtu.handle_pong(&tx, now) => self.tell_mtu(id),
-            (Message::Pong { tx, src, .. }, Underlay::Udp(_)) => {
+            (Message::Pong { tx, src, .. }, Underlay::Udp(by)) => {
                 let proven = peer.path.handle_pong(tx, now);
-                self.outputs.extend(proven.map(|_| Output::Observed(src)));
+                self.outputs.extend(proven.map(|_| Output::Observed { by, seen: src }));
             }
             // Accepted over the relay alone, where the relay has checked who sends (S-16).
             (Message::CallMeMaybe { endpoints }, Underlay::Derp { .. }) => {

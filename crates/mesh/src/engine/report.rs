@@ -1,12 +1,14 @@
 //! The engine's part of [`MeshStatus`](crate::MeshStatus): peers, paths, counters.
 
-use std::net::IpAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Engine, Underlay};
+use crate::disco::Nat;
 use crate::metrics::Counters;
 use crate::path::agent::Route;
-use crate::status::{PeerPath, PeerStatus};
+use crate::path::candidate::{Candidate, Origin};
+use crate::status::{PeerCandidate, PeerPath, PeerStatus};
 
 impl Engine {
     /// Every peer as it stands, by name.
@@ -41,6 +43,19 @@ impl Engine {
                     tx_bytes: peer.tx_bytes,
                     rx_bytes: peer.rx_bytes,
                     last_received_ms: peer.last_received.map(age),
+                    last_seen: peer.node.last_seen.and_then(seconds),
+                    home_region: peer.node.home_derp.map(|region| region.0),
+                    mapping_varies: peer.features.and_then(|theirs| match theirs.nat() {
+                        Nat::Unknown => None,
+                        Nat::Easy => Some(false),
+                        Nat::Hard => Some(true),
+                    }),
+                    mtu: peer.told_mtu,
+                    candidates: peer
+                        .path
+                        .candidates()
+                        .map(|(addr, known)| candidate(addr, known, now))
+                        .collect(),
                 }
             })
             .collect();
@@ -65,6 +80,27 @@ impl Engine {
     /// Packet counters.
     pub(crate) fn counters(&self) -> Counters {
         self.counters.clone()
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds(at: SystemTime) -> Option<u64> {
+    Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
+
+fn candidate(address: SocketAddr, known: &Candidate, now: Instant) -> PeerCandidate {
+    let age = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
+    let origin = match known.origin {
+        Origin::Netmap => "coordinator",
+        Origin::CallMeMaybe => "peer",
+        Origin::Heard => "heard",
+    };
+    PeerCandidate {
+        address,
+        origin: origin.to_owned(),
+        pinged_ms: known.last_ping.map(age),
+        answered_ms: known.last_pong.map(age),
+        rtt_ms: known.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
     }
 }
 

@@ -199,7 +199,7 @@ impl World {
                         Output::Deliver(packet) => host.delivered.push(packet),
                         Output::Event(event) => host.events.push(event),
                         Output::Ponged(outcome) => host.outcomes.push(outcome),
-                        Output::Observed(_)
+                        Output::Observed { .. }
                         | Output::PeerMtu { .. }
                         | Output::Suspected
                         | Output::MapOutdated

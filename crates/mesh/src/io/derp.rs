@@ -38,6 +38,7 @@ use crate::derp::PeerGoneReason;
 pub use inbox::RelayPackets;
 use memory::Memory;
 use region::{Link, RegionTask, Shared};
+pub(crate) use target::{Target, targets};
 
 /// Slots of the event channel that packets leave free, so that news about connections always find room.
 const RESERVED_EVENTS: usize = 16;
@@ -205,6 +206,18 @@ impl DerpPool {
         self.regions.get(&region).and_then(|region| region.shared.trouble())
     }
 
+    /// The coordinator that named these relays.
+    #[must_use]
+    pub fn control(&self) -> &ControlUrl {
+        &self.control
+    }
+
+    /// What the relays are dialled with.
+    #[must_use]
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
     /// Keys of relay servers from an earlier run, by host and port: the first login is as short as any.
     pub fn set_server_keys(&mut self, keys: BTreeMap<String, NodePublicKey>) {
         self.memory.load(keys);
@@ -254,7 +267,7 @@ impl DerpPool {
             let link = Link {
                 key: self.key.clone(),
                 dialer: self.dialer.clone(),
-                targets: target::targets(&definition, &self.control),
+                targets: targets(&definition, &self.control),
                 memory: Arc::clone(&self.memory),
                 events: self.events.clone(),
             };

@@ -7,6 +7,7 @@
 
 mod control;
 mod knock;
+mod measure;
 mod network;
 mod send;
 mod serve;
@@ -24,20 +25,22 @@ use sandd_control_client::{ControlClient, ControlEvent};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
+use self::measure::Https;
 use self::send::{Wire, send};
 use super::derp::{DerpEvent, DerpPool};
 use super::device::Device;
 use super::guess::{GuessSockets, Knock};
 use super::lanes::Lanes;
+use super::net_report::HttpsAnswers;
 use super::netmon::NetMonitor;
 use super::portmap::PortMapping;
 use super::reach::Reach;
-use super::resolve::StunServer;
 use super::udp::UdpSockets;
 use crate::engine::Snapshot;
-use crate::engine::{Engine, OpenQueue, Output, Overlay, PingOutcome, Underlay};
+use crate::engine::{Engine, OpenQueue, Output, Overlay, Underlay};
 use crate::error::PingError;
 use crate::event::MeshEvent;
+use crate::netcheck::StunServer;
 use crate::packet::vnet::GSO_NONE;
 use crate::status::{ControlStatus, MeshStatus, PingReply};
 use crate::stun;
@@ -100,6 +103,7 @@ pub(crate) struct State {
     control: ControlStatus,
     resolving: Option<oneshot::Receiver<Vec<StunServer>>>,
     guess: Option<GuessSockets>,
+    https: Https,
     netchecks: Vec<oneshot::Sender<crate::status::NetReport>>,
     /// The kernel's send buffer is full: nothing more is taken from the device until there is room.
     blocked: bool,
@@ -119,6 +123,7 @@ impl State {
             },
             resolving: None,
             guess: None,
+            https: Https::default(),
             netchecks: Vec::new(),
             blocked: false,
             told_endpoints: Vec::new(),
@@ -135,6 +140,7 @@ enum Woken {
     Servers(Option<Vec<StunServer>>),
     Knock(Knock),
     Mapped(Option<SocketAddrV4>),
+    Https(HttpsAnswers),
     /// Sockets, device or clock: the next turn finds out which.
     Turn,
 }
@@ -143,6 +149,7 @@ impl Driver {
     /// Runs until it is told to stop or its handle is gone.
     pub(crate) async fn run(mut self) {
         self.want_mapping();
+        self.derp.set_server_keys(self.control.relay_keys());
         let mut alarm = pin!(tokio::time::sleep_until(self.deadline().into()));
         loop {
             let now = Instant::now();
@@ -161,6 +168,7 @@ impl Driver {
                 Woken::Turn => {}
                 Woken::Mapped(mapped) => self.reach.set_port_mapped(mapped),
                 Woken::Knock(knock) => self.receive_knock(knock, now),
+                Woken::Https(answers) => self.receive_https(answers, now),
                 Woken::Derp(Some(event)) => self.receive_derp(event, now),
                 Woken::Control(Some(event)) => self.handle_control(event, now).await,
                 Woken::Servers(servers) => {
@@ -214,6 +222,7 @@ impl Driver {
             knock = guess => Woken::Knock(knock),
             () = self.netmon.news() => Woken::Turn,
             mapped = network::mapped(&mut self.port_mapping) => Woken::Mapped(mapped),
+            answers = self.state.https.next() => Woken::Https(answers),
             event = self.derp_events.recv() => Woken::Derp(event),
             // Lets the runtime look at the sockets again.
             () = tokio::task::yield_now(), if busy => Woken::Turn,
@@ -251,9 +260,7 @@ impl Driver {
         if self.reach.take_changed() {
             self.publish_reach(now);
         }
-        if !self.reach.measuring() {
-            self.answer_netchecks();
-        }
+        self.after_measuring();
     }
 
     /// Carries what is there in both directions: in first, since acknowledgements and keys come before data. True when
@@ -387,7 +394,7 @@ impl Driver {
                 Output::Deliver(mut packet) => self.device.deliver(&mut packet),
                 Output::Event(event) => self.tell(event),
                 Output::Ponged(outcome) => self.finish_ping(outcome),
-                Output::Observed(seen) => self.reach.observe(seen, now),
+                Output::Observed { by, seen } => self.reach.observe_mapped(by, seen, now),
                 Output::Suspected => self.reach.doubt(now),
                 Output::MapOutdated => {
                     tracing::info!("a member that the map does not have sends packets: asking for the map anew");
@@ -399,26 +406,6 @@ impl Driver {
             }
         }
         any
-    }
-
-    fn finish_ping(&mut self, outcome: PingOutcome) {
-        let Some(waiting) = self.state.pings.remove(&outcome.seq) else {
-            return;
-        };
-        let answer = match outcome.reply {
-            Some((rtt, path)) => Ok(PingReply {
-                name: waiting.name,
-                address: waiting.to,
-                rtt_ms: rtt.as_secs_f64() * 1e3,
-                path,
-            }),
-            None => Err(PingError::TimedOut {
-                peer: waiting.name,
-                waited_ms: waiting.waited.as_millis(),
-                path: self.engine.path_to(waiting.to).to_string(),
-            }),
-        };
-        let _ = waiting.answer.send(answer);
     }
 
     fn tell(&self, event: MeshEvent) {

@@ -12,27 +12,20 @@ use std::time::{Duration, Instant};
 use sandd_control_client::netmap::{DerpMap, RegionId};
 use sandd_control_client::{EndpointKind, NetInfo};
 
-use super::resolve::StunServer;
+use crate::netcheck::{HomeChoice, Mapping, Plan, StunServer};
 use crate::path::agent::TxId;
 use crate::stun;
 
 /// Keeps the NAT's mapping and notices a new one.
-const STUN_INTERVAL: Duration = Duration::from_secs(20);
-/// Unanswered requests are repeated after this, three times.
-const STUN_RETRY: Duration = Duration::from_millis(200);
-const STUN_TRIES: u32 = 3;
+const STUN_INTERVAL: Duration = Duration::from_secs(15);
 /// All regions are measured anew.
 const FULL_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two looks because of a silent path.
 const DOUBT_GAP: Duration = Duration::from_secs(1);
 /// A public address that is no longer seen is still told for so long.
 const MAPPING_LIFETIME: Duration = Duration::from_secs(310);
-/// A home whose relay is away for so long is given up where there is another region,
-const HOME_PATIENCE: Duration = Duration::from_secs(5);
-/// and is no home again before this, however well its STUN server answers.
-const EXCLUDED_FOR: Duration = Duration::from_secs(300);
-/// A new home must be so much faster than the old one.
-const HOME_GAIN: Duration = Duration::from_millis(10);
+/// Requests whose answers still count; those of rounds before the last one are among them.
+const MAX_IN_FLIGHT: usize = 512;
 /// Never tell more addresses than peers will try.
 const MAX_ENDPOINTS: usize = 20;
 
@@ -47,12 +40,16 @@ struct Request {
 pub(crate) struct Reach {
     map: Arc<DerpMap>,
     servers: Vec<StunServer>,
-    home: Option<RegionId>,
+    home: HomeChoice,
+    mapping: Mapping,
+    plan: Option<Plan>,
     in_flight: HashMap<TxId, Request>,
-    round: Option<Round>,
     next_stun: Instant,
     next_full: Instant,
-    latency: BTreeMap<RegionId, Duration>,
+    /// When the latest round of all regions began, once it has ended.
+    measured: Option<Instant>,
+    /// The latest round trips by region and family, true for IPv6, with when they were measured.
+    latency: BTreeMap<(RegionId, bool), (Instant, Duration)>,
     mapped: BTreeMap<SocketAddr, Instant>,
     /// What the router has mapped for us.
     port_mapped: Option<SocketAddrV4>,
@@ -60,119 +57,91 @@ pub(crate) struct Reach {
     seen_by: BTreeMap<SocketAddr, SocketAddr>,
     interfaces: BTreeSet<IpAddr>,
     ports: (u16, Option<u16>),
-    varies: Option<bool>,
-    last_v4: Option<(SocketAddr, Instant)>,
+    udp: Option<bool>,
     last_doubt: Option<Instant>,
-    /// Regions whose relay cannot be reached, and since when.
-    failing: BTreeMap<RegionId, Instant>,
+    /// Peers could learn of a new home now.
+    control_connected: bool,
+    /// No STUN server answers: the relays are to be asked over TLS how far they are.
+    wants_https: bool,
     /// Something that is told to peers or coordinator may be another than before.
     changed: bool,
-}
-
-#[derive(Debug)]
-struct Round {
-    started: Instant,
-    tries: u32,
-    next_try: Instant,
-    pending: Vec<StunServer>,
 }
 
 impl Reach {
     /// `ports` are those of the IPv4 and IPv6 socket; `home` is the region of the last run.
     pub(crate) fn new(ports: (u16, Option<u16>), home: Option<RegionId>, now: Instant) -> Self {
+        let mut choice = HomeChoice::default();
+        choice.restore(home);
         Self {
             map: Arc::default(),
             servers: Vec::new(),
-            home,
+            home: choice,
+            mapping: Mapping::default(),
+            plan: None,
             in_flight: HashMap::new(),
-            round: None,
             next_stun: now,
             next_full: now,
+            measured: None,
             latency: BTreeMap::new(),
             mapped: BTreeMap::new(),
             port_mapped: None,
             seen_by: BTreeMap::new(),
             interfaces: BTreeSet::new(),
             ports,
-            varies: None,
-            last_v4: None,
+            udp: None,
             last_doubt: None,
-            failing: BTreeMap::new(),
+            control_connected: false,
+            wants_https: false,
             changed: true,
         }
     }
 
     /// The home of the last run: good until measured better.
     pub(crate) fn set_home(&mut self, home: Option<RegionId>) {
-        self.home = home;
+        self.home.restore(home);
     }
 
     /// Home region.
     pub(crate) fn home(&self) -> Option<RegionId> {
-        self.home
+        self.home.current()
     }
 
     /// The relays changed. A usable home is there at once; measuring may correct it later.
     pub(crate) fn set_map(&mut self, map: Arc<DerpMap>) {
-        self.failing
-            .retain(|region, _| self.map.regions.get(region) == map.regions.get(region));
+        self.home.handle_map(&self.map, &map);
+        self.latency.retain(|(region, _), _| map.regions.contains_key(region));
         self.map = map;
-        self.latency.retain(|region, _| self.map.regions.contains_key(region));
-        self.adopt_home();
+        self.changed = true;
     }
 
-    fn adopt_home(&mut self) {
-        self.changed = true;
-        if self.home.is_none_or(|home| !self.usable_home(home)) {
-            self.home = self.fastest().or_else(|| {
-                self.map
-                    .regions
-                    .keys()
-                    .copied()
-                    .find(|region| self.usable_home(*region))
-            });
+    /// The coordinator's stream stands, or does not: without it peers could not learn of another home.
+    pub(crate) fn set_control_connected(&mut self, connected: bool, now: Instant) {
+        self.control_connected = connected;
+        if connected {
+            self.conclude(now);
         }
     }
 
     /// The relay of this region has us logged in.
     pub(crate) fn relay_connected(&mut self, region: RegionId) {
-        self.failing.remove(&region);
-        self.adopt_home();
+        self.home.relay_connected(region);
+        self.home.adopt(&self.map);
+        self.changed = true;
     }
 
     /// The relay of this region was lost or could not be reached.
     pub(crate) fn relay_failed(&mut self, region: RegionId, now: Instant) {
-        self.failing.entry(region).or_insert(now);
-        if self.home == Some(region) {
+        self.home.relay_failed(region, now);
+        if self.home() == Some(region) {
             self.kick(now);
         }
     }
 
     /// Leaves a home whose relay stays away, when there is another region. True when it did.
     pub(crate) fn leave_failing_home(&mut self, now: Instant) -> bool {
-        self.failing
-            .retain(|_, since| now.saturating_duration_since(*since) < EXCLUDED_FOR);
-        if self.home_deadline().is_none_or(|deadline| now < deadline) {
-            return false;
-        }
-        let before = self.home;
-        let fallback = || {
-            let mut all = self.map.regions.keys().copied();
-            all.find(|region| Some(*region) != before && self.usable_home(*region))
-        };
-        self.home = self.fastest().or_else(fallback).or(before);
-        self.changed = true;
-        self.home != before
-    }
-
-    fn home_deadline(&self) -> Option<Instant> {
-        let since = self.failing.get(&self.home?)?;
-        let others = self
-            .map
-            .regions
-            .keys()
-            .any(|region| Some(*region) != self.home && self.usable_home(*region));
-        others.then(|| *since + HOME_PATIENCE)
+        let left = self.home.leave_failing(&self.map, now);
+        self.changed |= left;
+        left
     }
 
     /// Addresses of the STUN servers are known now.
@@ -181,21 +150,20 @@ impl Reach {
         let asked = &self.servers;
         self.seen_by
             .retain(|server, _| asked.iter().any(|known| known.addr == *server));
-        self.next_full = now + FULL_INTERVAL;
-        self.begin(self.servers.clone(), now);
+        self.begin_full(now);
     }
 
     /// Ask again at once: something about the network changed.
     pub(crate) fn kick(&mut self, now: Instant) {
-        self.begin(self.servers.clone(), now);
+        self.begin_full(now);
     }
 
     /// A direct path is silent: is our mapping still the one that peers were told? Asked once a second at most.
     pub(crate) fn doubt(&mut self, now: Instant) {
         let lately = |at: Instant| now.saturating_duration_since(at) < DOUBT_GAP;
-        if self.round.as_ref().is_none_or(|round| !lately(round.started)) && !self.last_doubt.is_some_and(lately) {
+        if self.plan.as_ref().is_none_or(|plan| !lately(plan.started())) && !self.last_doubt.is_some_and(lately) {
             self.last_doubt = Some(now);
-            self.kick(now);
+            self.begin(Plan::home(&self.servers, self.home(), now), now);
         }
     }
 
@@ -218,45 +186,28 @@ impl Reach {
     /// Requests to send now. `active` tells whether anybody talks with us: an idle node keeps silent.
     pub(crate) fn poll_requests(&mut self, active: impl FnOnce() -> bool, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         if now >= self.next_full {
-            self.next_full = now + FULL_INTERVAL;
-            self.begin(self.servers.clone(), now);
+            self.begin_full(now);
         } else if now >= self.next_stun {
             self.next_stun = now + STUN_INTERVAL;
-            if self.round.is_none() && active() {
-                let home: Vec<_> = self
-                    .servers
-                    .iter()
-                    .filter(|server| Some(server.region) == self.home)
-                    .copied()
-                    .collect();
-                self.begin(home, now);
+            if self.plan.is_none() && active() {
+                self.begin(Plan::home(&self.servers, self.home(), now), now);
             }
         }
-        let Some(round) = &mut self.round else {
+        let Some(plan) = &mut self.plan else {
             return Vec::new();
         };
-        if now < round.next_try {
-            return Vec::new();
-        }
-        if round.pending.is_empty() || round.tries >= STUN_TRIES {
+        let due = plan.due(now);
+        if due.is_empty() && plan.is_over(now) {
             self.finish_round(now);
-            return Vec::new();
         }
-        round.tries += 1;
-        round.next_try = now + STUN_RETRY * round.tries;
-        let mut requests = Vec::with_capacity(round.pending.len());
-        for server in &round.pending {
+        let request = |server: StunServer| {
             let tx = crate::engine::new_tx();
-            self.in_flight.insert(
-                tx,
-                Request {
-                    server: *server,
-                    sent: now,
-                },
-            );
-            requests.push((server.addr, stun::binding_request(&tx)));
-        }
-        requests
+            if self.in_flight.len() < MAX_IN_FLIGHT {
+                self.in_flight.insert(tx, Request { server, sent: now });
+            }
+            (server.addr, stun::binding_request(&tx))
+        };
+        due.into_iter().map(request).collect()
     }
 
     /// A STUN answer. Only those we wait for count. True when the endpoints may have changed.
@@ -267,27 +218,22 @@ impl Reach {
         let Some(request) = self.in_flight.remove(&tx) else {
             return false;
         };
+        let server = request.server;
         let rtt = now.saturating_duration_since(request.sent);
-        self.latency
-            .entry(request.server.region)
-            .and_modify(|known| *known = rtt.min(*known))
-            .or_insert(rtt);
-        if let Some(round) = &mut self.round {
-            round.pending.retain(|server| *server != request.server);
-            if round.pending.is_empty() {
-                round.next_try = now;
-            }
+        self.home.note_latency(server.region, rtt, now);
+        self.latency.insert((server.region, server.addr.is_ipv6()), (now, rtt));
+        if let Some(plan) = &mut self.plan {
+            plan.answered(server, rtt);
         }
+        self.changed |= self.udp.replace(true) != Some(true);
         // A relay host behind its own 1:1 NAT sees our private side: that is no public address.
-        if crate::path::candidate::is_private(mapped.ip())
-            && !crate::path::candidate::is_private(request.server.addr.ip())
-        {
+        if crate::path::candidate::is_private(mapped.ip()) && !crate::path::candidate::is_private(server.addr.ip()) {
             return false;
         }
-        self.note_mapping(mapped, now);
+        self.changed |= self.mapping.observe(server.addr, mapped, now);
         let is_new = self.mapped.insert(mapped, now).is_none();
         // The same server sees us elsewhere: the NAT gave up the mapping of before, and peers are to forget it.
-        let before = self.seen_by.insert(request.server.addr, mapped);
+        let before = self.seen_by.insert(server.addr, mapped);
         if let Some(dead) = before.filter(|before| *before != mapped)
             && !self.seen_by.values().any(|seen| *seen == dead)
         {
@@ -297,32 +243,32 @@ impl Reach {
         is_new
     }
 
-    /// A peer's pong told how our address looks from there.
-    pub(crate) fn observe(&mut self, seen: SocketAddr, now: Instant) {
+    /// A peer's pong told how our address looks from there. What it sees inside a common network tells nothing.
+    pub(crate) fn observe_mapped(&mut self, by: SocketAddr, seen: SocketAddr, now: Instant) {
         if self.mapped.keys().any(|mapped| mapped.ip() == seen.ip()) {
-            self.note_mapping(seen, now);
+            self.changed |= self.mapping.observe(by, seen, now);
         }
     }
 
-    fn note_mapping(&mut self, seen: SocketAddr, now: Instant) {
-        if !seen.is_ipv4() {
-            return;
+    /// How far relays are over TLS, when no STUN server answers.
+    pub(crate) fn note_https(&mut self, answers: &[(RegionId, Duration)], now: Instant) {
+        for (region, rtt) in answers {
+            self.home.note_latency(*region, *rtt, now);
         }
-        if let Some((before, at)) = self.last_v4
-            && now.saturating_duration_since(at) < Duration::from_secs(60)
-        {
-            let varies = Some(before != seen);
-            self.changed |= varies != self.varies;
-            self.varies = varies;
-        }
-        self.last_v4 = Some((seen, now));
+        self.measured = Some(now);
+        self.conclude(now);
+    }
+
+    /// True once after a round that no STUN server answered.
+    pub(crate) fn take_wants_https(&mut self) -> bool {
+        std::mem::take(&mut self.wants_https)
     }
 
     /// When [`Self::poll_requests`] is wanted next.
     pub(crate) fn poll_timeout(&self) -> Instant {
-        let round = self.round.as_ref().map(|round| round.next_try);
+        let round = self.plan.as_ref().map(Plan::next);
         let regular = self.next_stun.min(self.next_full);
-        [round, self.home_deadline()]
+        [round, self.home.leave_at(&self.map)]
             .into_iter()
             .flatten()
             .fold(regular, Instant::min)
@@ -335,7 +281,7 @@ impl Reach {
 
     /// True while a round waits for answers.
     pub(crate) fn measuring(&self) -> bool {
-        self.round.is_some()
+        self.plan.is_some()
     }
 
     /// What peers are told, best first.
@@ -357,7 +303,7 @@ impl Reach {
         }
         // Another port for each destination: what was seen is of no use to peers, but the router may forward the local one.
         let forwarded = self.mapped.keys().find(|addr| addr.is_ipv4());
-        if let Some(seen) = forwarded.filter(|_| self.varies == Some(true)) {
+        if let Some(seen) = forwarded.filter(|_| self.varies() == Some(true)) {
             let addr = SocketAddr::new(seen.ip(), self.ports.0);
             if !all.iter().any(|(known, _)| *known == addr) {
                 all.insert(0, (addr, EndpointKind::StunLocalPort));
@@ -369,85 +315,86 @@ impl Reach {
 
     /// What the coordinator is told of our network.
     pub(crate) fn net_info(&self) -> NetInfo {
-        let latency = |(region, rtt): (&RegionId, &Duration)| (format!("{region}-v4"), rtt.as_secs_f64());
+        let latency = |((region, v6), (_, rtt)): (&(RegionId, bool), &(Instant, Duration))| {
+            let family = if *v6 { "v6" } else { "v4" };
+            (format!("{region}-{family}"), rtt.as_secs_f64())
+        };
         NetInfo {
-            preferred_derp: self.home.map_or(0, |home| i64::from(home.0)),
-            working_udp: self.last_v4.is_some().then_some(true),
-            mapping_varies_by_dest_ip: self.varies,
+            preferred_derp: self.home().map_or(0, |home| i64::from(home.0)),
+            working_udp: self.udp,
+            working_ipv6: self.udp.map(|_| self.answers(true)),
+            os_has_ipv6: Some(self.ports.1.is_some()),
+            mapping_varies_by_dest_ip: self.mapping.varies(),
+            have_port_map: self.port_mapped().is_some(),
             derp_latency: self.latency.iter().map(latency).collect(),
             ..NetInfo::default()
         }
     }
 
-    /// Latency of each region that answered.
-    pub(crate) fn latency(&self) -> &BTreeMap<RegionId, Duration> {
-        &self.latency
+    /// Latency of each region that answered lately.
+    pub(crate) fn latency(&self) -> BTreeMap<RegionId, Duration> {
+        self.home.latencies().collect()
     }
 
-    /// Our public addresses, newest sight first.
+    /// Our public addresses.
     pub(crate) fn mapped(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.mapped.keys().copied()
     }
 
     /// Whether the NAT gives another port for each destination, once known.
     pub(crate) fn varies(&self) -> Option<bool> {
-        self.varies
+        self.mapping.varies()
     }
 
-    fn begin(&mut self, pending: Vec<StunServer>, now: Instant) {
-        self.in_flight.clear();
-        self.round = (!pending.is_empty()).then_some(Round {
-            started: now,
-            tries: 0,
-            next_try: now,
-            pending,
-        });
+    /// Whether UDP gets out and back, once a round has come to its end.
+    pub(crate) fn udp(&self) -> Option<bool> {
+        self.udp
+    }
+
+    /// Whether a server has answered in this family lately; true stands for IPv6.
+    pub(crate) fn answers(&self, v6: bool) -> bool {
+        self.latency.keys().any(|(_, family)| *family == v6)
+    }
+
+    /// The address that a router maps to us on request.
+    pub(crate) fn port_mapped(&self) -> Option<SocketAddr> {
+        self.port_mapped.map(SocketAddr::V4)
+    }
+
+    /// Judges by the latest round of all regions.
+    fn conclude(&mut self, now: Instant) {
+        let Some(since) = self.measured else { return };
+        self.home.conclude(&self.map, since, self.control_connected, now);
+        self.changed = true;
+    }
+
+    fn begin_full(&mut self, now: Instant) {
+        self.next_full = now + FULL_INTERVAL;
+        self.begin(Plan::full(&self.servers, now), now);
+    }
+
+    fn begin(&mut self, plan: Plan, now: Instant) {
+        self.in_flight
+            .retain(|_, request| now.saturating_duration_since(request.sent) < STUN_INTERVAL);
+        self.plan = (!plan.is_empty()).then_some(plan);
         self.next_stun = now + STUN_INTERVAL;
     }
 
     fn finish_round(&mut self, now: Instant) {
-        let Some(round) = self.round.take() else { return };
+        let Some(plan) = self.plan.take() else { return };
         self.changed = true;
-        let answered = self.mapped.values().any(|seen| *seen >= round.started);
-        if answered {
+        if plan.has_answers() {
             self.mapped
                 .retain(|_, seen| now.saturating_duration_since(*seen) < MAPPING_LIFETIME);
+        } else if plan.is_full() {
+            self.udp = Some(false);
+            self.wants_https = true;
         }
-        let Some(best) = self.fastest() else { return };
-        let gain = |home: RegionId| {
-            let old = self.latency.get(&home).copied();
-            let new = self.latency.get(&best).copied().unwrap_or_default();
-            old.is_none_or(|old| old > new + HOME_GAIN && new * 3 < old * 2)
-        };
-        if self.home.is_none_or(|home| !self.usable_home(home) || gain(home)) {
-            self.home = Some(best);
+        if plan.is_full() {
+            self.latency.retain(|_, (at, _)| *at >= plan.started());
+            self.measured = Some(plan.started());
+            self.conclude(now);
         }
-    }
-
-    fn usable_home(&self, region: RegionId) -> bool {
-        let known = self.map.regions.get(&region);
-        let usable =
-            known.is_some_and(|region| !region.no_measure_no_home && region.nodes.iter().any(|node| !node.stun_only));
-        usable && (Some(region) == self.home || !self.failing.contains_key(&region))
-    }
-
-    fn fastest(&self) -> Option<RegionId> {
-        let scored = |(region, rtt): (&RegionId, &Duration)| {
-            let factor = self
-                .map
-                .home_scores
-                .get(region)
-                .copied()
-                .filter(|score| *score > 0.0)
-                .unwrap_or(1.0);
-            (*region, rtt.mul_f64(factor))
-        };
-        self.latency
-            .iter()
-            .filter(|(region, _)| self.usable_home(**region) && !self.failing.contains_key(region))
-            .map(scored)
-            .min_by_key(|(_, rtt)| *rtt)
-            .map(|(region, _)| region)
     }
 }
 

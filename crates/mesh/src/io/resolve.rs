@@ -1,16 +1,11 @@
 //! Addresses of the STUN servers that a relay map names, through literals first and the system's DNS else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use sandd_control_client::netmap::{DerpMap, DerpNode, RegionId};
+use sandd_control_client::netmap::{DerpMap, DerpNode};
 
-/// One server with the address of one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StunServer {
-    pub(crate) region: RegionId,
-    pub(crate) addr: SocketAddr,
-}
+use crate::netcheck::StunServer;
 
 /// Addresses of all regions' STUN servers. Literals cost nothing; names ask the system, all at the same time.
 pub(crate) async fn stun_servers(map: Arc<DerpMap>) -> Vec<StunServer> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::candidate::{Candidates, Origin, is_private};
+use super::candidate::{Candidate, Candidates, Origin, is_private};
 
 mod arrivals;
 mod evidence;
@@ -185,6 +185,11 @@ impl PathAgent {
     /// When the path in use last answered a ping or carried something authenticated.
     pub(crate) const fn last_proof(&self) -> Option<Instant> {
         self.last_proof
+    }
+
+    /// Every address that is known of the peer.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = (SocketAddr, &Candidate)> {
+        self.candidates.iter()
     }
 
     /// Round trip on the path in use.

@@ -9,7 +9,7 @@ use sandd_control_client::netmap::{DerpNode, DerpRegion};
 const PIN: &str = "sha256-raw:";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Host and port, by which it is remembered.
     pub(super) server: String,
     pub(super) dial: DialTarget,
@@ -30,6 +30,19 @@ impl Target {
         )
     }
 
+    /// How it is dialled.
+    pub(crate) fn dial(&self) -> &DialTarget {
+        &self.dial
+    }
+
+    /// The request that is answered at once, to measure the time.
+    pub(crate) fn probe_request(&self) -> String {
+        format!(
+            "GET /derp/probe HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.authority
+        )
+    }
+
     /// What a WebSocket is asked for.
     pub(super) fn websocket_url(&self) -> String {
         let scheme = if self.dial.tls.is_some() { "wss" } else { "ws" };
@@ -38,7 +51,7 @@ impl Target {
 }
 
 /// The servers of a region in the order in which they are tried. What cannot be dialled is left out.
-pub(super) fn targets(region: &DerpRegion, control: &ControlUrl) -> Vec<Target> {
+pub(crate) fn targets(region: &DerpRegion, control: &ControlUrl) -> Vec<Target> {
     let ideal = region.nodes.first();
     let nodes = region.nodes.iter().filter(|node| !node.stun_only);
     nodes

@@ -24,7 +24,7 @@ impl Driver {
                 self.engine.set_node_key(&key);
                 self.publish_snapshot(None);
             }
-            ControlEvent::State(state) => self.control_state(state),
+            ControlEvent::State(state) => self.control_state(state, now),
             other => tracing::debug!(event = ?other, "an event of a later control client"),
         }
     }
@@ -65,7 +65,9 @@ impl Driver {
         });
     }
 
-    fn control_state(&mut self, state: ControlState) {
+    fn control_state(&mut self, state: ControlState, now: Instant) {
+        self.reach
+            .set_control_connected(matches!(state, ControlState::Connected), now);
         let status = &mut self.state.control;
         let event = match state {
             ControlState::Connecting => {
@@ -136,11 +138,8 @@ impl Driver {
         });
         let home = self.reach.home();
         let info = self.reach.net_info();
-        let same = self.state.told_net_info.as_ref().is_some_and(|told| {
-            told.preferred_derp == info.preferred_derp
-                && told.mapping_varies_by_dest_ip == info.mapping_varies_by_dest_ip
-                && told.working_udp == info.working_udp
-        });
+        let told = self.state.told_net_info.as_ref();
+        let same = told.is_some_and(|told| told.basically_equal(&info));
         if !same && home.is_some() {
             self.state.told_net_info = Some(info.clone());
             self.derp.set_home(home);

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::{Command, Driver, WaitingPing};
+use crate::engine::{PingOutcome, seconds};
 use crate::error::PingError;
 use crate::io::netmon::Change;
 use crate::metrics::Counters;
-use crate::status::{MeshStatus, NetReport, RegionLatency};
+use crate::status::{MeshStatus, PingReply};
 
 impl Driver {
     pub(super) fn handle_command(&mut self, command: Command, now: Instant) {
@@ -46,18 +47,47 @@ impl Driver {
         }
     }
 
+    pub(super) fn finish_ping(&mut self, outcome: PingOutcome) {
+        let Some(waiting) = self.state.pings.remove(&outcome.seq) else {
+            return;
+        };
+        let answer = match outcome.reply {
+            Some((rtt, path)) => Ok(PingReply {
+                name: waiting.name,
+                address: waiting.to,
+                rtt_ms: rtt.as_secs_f64() * 1e3,
+                path,
+            }),
+            None => Err(PingError::TimedOut {
+                peer: waiting.name,
+                waited_ms: waiting.waited.as_millis(),
+                path: self.engine.path_to(waiting.to).to_string(),
+            }),
+        };
+        let _ = waiting.answer.send(answer);
+    }
+
     fn status(&self, now: Instant) -> MeshStatus {
         let map = self.engine.map();
+        let home = self.reach.home();
+        let key_expiry = map.self_node.as_ref().and_then(|node| node.key_expiry);
         MeshStatus {
             name: map.self_node.as_ref().map(|node| node.name.clone()),
             addresses: self.engine.own_ips().to_vec(),
             node_key: self.engine.node_public().to_string(),
             device: self.device.name(),
             control: self.state.control.clone(),
-            home_region: self.reach.home().map(|home| home.0),
-            relay_connected: self.reach.home().is_some_and(|home| self.derp.is_connected(home)),
+            home_region: home.map(|home| home.0),
+            relay_connected: home.is_some_and(|home| self.derp.is_connected(home)),
             endpoints: self.state.told_endpoints.clone(),
             port: self.udp.port(),
+            coordinator: self.derp.control().to_string(),
+            relay_trouble: home.and_then(|home| self.derp.trouble(home)),
+            udp: self.reach.udp(),
+            mapping_varies: self.reach.varies(),
+            port_mapped: self.reach.port_mapped(),
+            key_expiry: key_expiry.and_then(seconds),
+            warnings: map.health.clone(),
             peers: self.engine.peer_status(now),
             counters: self.counters(),
         }
@@ -69,30 +99,5 @@ impl Driver {
         counters.dropped_queue_full +=
             self.engine.queue_dropped() + drops.sent + drops.received + self.device.refused();
         counters
-    }
-
-    pub(super) fn answer_netchecks(&mut self) {
-        if self.state.netchecks.is_empty() {
-            return;
-        }
-        let regions = &self.engine.map().derp_map.regions;
-        let report = NetReport {
-            udp: self.reach.mapped().next().is_some(),
-            public_addresses: self.reach.mapped().collect(),
-            mapping_varies: self.reach.varies(),
-            home_region: self.reach.home().map(|home| home.0),
-            relay_connected: self.reach.home().is_some_and(|home| self.derp.is_connected(home)),
-            regions: regions
-                .iter()
-                .map(|(id, region)| RegionLatency {
-                    region: id.0,
-                    name: region.name.clone(),
-                    latency_ms: self.reach.latency().get(id).map(|rtt| rtt.as_secs_f64() * 1e3),
-                })
-                .collect(),
-        };
-        for answer in self.state.netchecks.drain(..) {
-            let _ = answer.send(report.clone());
-        }
     }
 }

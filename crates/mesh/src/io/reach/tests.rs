@@ -62,6 +62,7 @@ fn the_last_home_is_kept_until_another_is_clearly_faster() {
     let now = Instant::now();
     let mut reach = Reach::new((1, None), Some(RegionId(2)), now);
     reach.set_map(map(&[1, 2]));
+    reach.set_control_connected(true, now);
     assert_eq!(reach.home(), Some(RegionId(2)));
     reach.set_servers(vec![server(1), server(2)], now);
     let requests = reach.poll_requests(|| true, now);
@@ -119,9 +120,17 @@ fn two_mappings_at_once_mean_a_hard_nat() {
     let (_, request) = reach.poll_requests(|| true, now).remove(0);
     reach.handle_response(&answer(&request, "203.0.113.5:4000"), now);
     assert_eq!(reach.varies(), None);
-    reach.observe("203.0.113.5:4000".parse().unwrap(), now);
+    reach.observe_mapped(
+        "198.51.100.7:41641".parse().unwrap(),
+        "203.0.113.5:4000".parse().unwrap(),
+        now,
+    );
     assert_eq!(reach.varies(), Some(false));
-    reach.observe("203.0.113.5:5111".parse().unwrap(), now);
+    reach.observe_mapped(
+        "198.51.100.8:41641".parse().unwrap(),
+        "203.0.113.5:5111".parse().unwrap(),
+        now,
+    );
     assert_eq!(reach.varies(), Some(true));
     // Its router may still forward the port that we listen on.
     let told = reach.endpoints();
@@ -213,4 +222,107 @@ fn a_public_address_goes_with_the_interface_that_had_it() {
         .map(|(addr, _)| addr.to_string())
         .collect();
     assert_eq!(told, ["203.0.113.5:4000", "10.0.0.7:1"]);
+}
+
+/// Answers every request of a round, the server of region `n` after `latency(n)` milliseconds.
+fn measure(reach: &mut Reach, latency: impl Fn(u16) -> u64, now: Instant) {
+    reach.kick(now);
+    for (to, request) in reach.poll_requests(|| true, now) {
+        let IpAddr::V4(ip) = to.ip() else { panic!("{to}") };
+        let after = Duration::from_millis(latency(ip.octets()[3].into()));
+        reach.handle_response(&answer(&request, "203.0.113.5:4000"), now + after);
+    }
+    reach.poll_requests(|| true, now + Duration::from_secs(3));
+    assert!(!reach.measuring());
+}
+
+fn measured_home(old: u64, new: u64, connected: bool) -> Option<RegionId> {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), Some(RegionId(1)), now);
+    reach.set_map(map(&[1, 2]));
+    reach.relay_connected(RegionId(1));
+    reach.set_control_connected(connected, now);
+    reach.set_servers(vec![server(1), server(2)], now);
+    measure(&mut reach, |id| if id == 1 { old } else { new }, now);
+    reach.home()
+}
+
+#[test]
+fn a_home_that_works_is_left_for_a_clearly_faster_one_alone() {
+    for (old, new, home) in [
+        (90, 30, 2),
+        (90, 70, 1),
+        (12, 3, 1),
+        (40, 20, 2),
+        (30, 19, 2),
+        (30, 21, 1),
+    ] {
+        assert_eq!(measured_home(old, new, true), Some(RegionId(home)), "{old} to {new}");
+    }
+}
+
+#[test]
+fn the_home_waits_for_the_coordinator_to_tell_of_it() {
+    let now = Instant::now();
+    assert_eq!(measured_home(90, 30, false), Some(RegionId(1)));
+    let mut reach = Reach::new((1, None), Some(RegionId(1)), now);
+    reach.set_map(map(&[1, 2]));
+    reach.set_servers(vec![server(1), server(2)], now);
+    measure(&mut reach, |id| if id == 1 { 90 } else { 30 }, now);
+    assert_eq!(reach.home(), Some(RegionId(1)));
+    reach.set_control_connected(true, now);
+    assert_eq!(reach.home(), Some(RegionId(2)));
+}
+
+#[test]
+fn one_slow_answer_does_not_move_the_home() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), Some(RegionId(1)), now);
+    reach.set_map(map(&[1, 2]));
+    reach.relay_connected(RegionId(1));
+    reach.set_control_connected(true, now);
+    reach.set_servers(vec![server(1), server(2)], now);
+    measure(&mut reach, |id| if id == 1 { 20 } else { 40 }, now);
+    // A full queue at home: it counts by its best of the last five minutes.
+    let later = now + Duration::from_secs(60);
+    measure(&mut reach, |id| if id == 1 { 300 } else { 40 }, later);
+    assert_eq!(reach.home(), Some(RegionId(1)));
+}
+
+#[test]
+fn without_any_answer_udp_is_blocked_and_tls_measures() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1, 2]));
+    assert_eq!(reach.home(), Some(RegionId(1)), "nothing is waited for");
+    reach.set_control_connected(true, now);
+    reach.set_servers(vec![server(1), server(2)], now);
+    assert_eq!((reach.udp(), reach.net_info().working_udp), (None, None));
+    let end = now + Duration::from_secs(3);
+    for at in [now, now + Duration::from_millis(200), end] {
+        reach.poll_requests(|| true, at);
+    }
+    assert_eq!((reach.udp(), reach.net_info().working_udp), (Some(false), Some(false)));
+    assert!(reach.take_wants_https() && !reach.take_wants_https());
+    let millis = Duration::from_millis;
+    reach.note_https(&[(RegionId(1), millis(80)), (RegionId(2), millis(20))], end);
+    assert_eq!(reach.home(), Some(RegionId(2)));
+    measure(&mut reach, |_| 10, end);
+    assert_eq!(reach.udp(), Some(true));
+}
+
+#[test]
+fn a_rebind_of_the_nat_is_told_and_is_no_hard_nat() {
+    let now = Instant::now();
+    let mut reach = Reach::new((1, None), None, now);
+    reach.set_map(map(&[1]));
+    reach.set_servers(vec![server(1)], now);
+    for (second, mapped) in [(0, "203.0.113.5:4000"), (15, "203.0.113.5:4001")] {
+        let at = now + Duration::from_secs(second);
+        let (_, request) = reach.poll_requests(|| true, at).remove(0);
+        assert!(reach.handle_response(&answer(&request, mapped), at));
+        assert_eq!(reach.mapped().collect::<Vec<_>>(), [mapped.parse().unwrap()]);
+        reach.poll_requests(|| true, at);
+    }
+    assert_eq!(reach.varies(), None);
 }
