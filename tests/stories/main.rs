@@ -3,6 +3,7 @@
 mod baseline;
 mod cli;
 mod coordinator;
+mod doctor;
 mod embedded;
 mod exec;
 mod ground;

@@ -8,12 +8,14 @@ mod controller;
 mod coordinator;
 mod daemon;
 mod daemons;
+mod doctor;
 mod embedded;
 mod error;
 mod exec;
 mod flags;
 mod join;
 mod log;
+mod netcheck;
 mod node;
 mod output;
 mod quickstart;
@@ -61,7 +63,9 @@ enum Command {
     /// Ping a peer through the mesh and say which way the answer came
     Ping(node::PingArgs),
     /// Measure what the network lets through
-    Netcheck(node::NetcheckArgs),
+    Netcheck(netcheck::NetcheckArgs),
+    /// Say what is wrong with this node or the path to a peer, and what helps
+    Doctor(doctor::DoctorArgs),
     /// Leave the mesh for good
     Logout(node::LogoutArgs),
     /// Run a small coordinator, or give orders to the one that runs
@@ -101,6 +105,7 @@ fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
         | Command::Ip(_)
         | Command::Ping(_)
         | Command::Netcheck(_)
+        | Command::Doctor(_)
         | Command::Logout(_)
         | Command::Quickstart(_) => false,
     };
@@ -118,6 +123,7 @@ fn dispatch(cli: Cli, flat: bool) -> Result<ExitCode, CliError> {
         Command::Ip(args) => args.run(),
         Command::Ping(args) => args.run(),
         Command::Netcheck(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Logout(args) => args.run(),
         Command::Coordinator(args) => args.run(),
         Command::Quickstart(args) => args.run(),

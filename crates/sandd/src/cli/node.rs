@@ -1,12 +1,12 @@
-//! `sandd status`, `ip`, `ping`, `netcheck`, `logout`: questions to the node that runs on this host.
+//! `sandd status`, `ip`, `ping`, `logout`: questions to the node that runs on this host.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use sandd_mesh::{MeshStatus, NetReport, PingReply};
+use sandd_mesh::{MeshStatus, PingReply};
 use serde::de::DeserializeOwned;
 
 use super::daemons::unexpected;
@@ -31,34 +31,40 @@ pub(super) struct NodeArgs {
 }
 
 impl NodeArgs {
+    /// JSON is wanted.
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
     /// Asks the one node that is meant.
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, CliError> {
-        let response = small_runtime()?.block_on(self.response(request))?;
-        let Response::Value { value } = response else {
-            return Err(unexpected(response));
-        };
-        serde_json::from_value(value)
-            .map_err(|_| CliError::failed("the answer makes no sense, are both programs of the same version?"))
+    pub(super) fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, CliError> {
+        small_runtime()?.block_on(async { ask(&self.socket().await?, request).await })
     }
 
     fn status(&self) -> Result<MeshStatus, CliError> {
-        let response = small_runtime()?.block_on(self.response(&Request::Status))?;
-        let Response::Status { status } = response else {
-            return Err(unexpected(response));
-        };
-        Ok(*status)
+        small_runtime()?.block_on(async { status(&self.socket().await?).await })
     }
 
-    async fn response(&self, request: &Request) -> Result<Response, CliError> {
+    /// State directories that may be meant, whether a node runs there or not.
+    pub(super) fn directories(&self) -> Result<Vec<(Role, PathBuf)>, CliError> {
         if let Some(directory) = &self.tunnel_state_dir {
-            return Ok(local::ask(&state::node_socket(directory), request).await?);
+            return Ok(vec![(self.role.unwrap_or(Role::Node), directory.clone())]);
         }
         let roles = self
             .role
             .map_or(vec![Role::Node, Role::Controller, Role::Daemon], |role| vec![role]);
+        let directories = roles.into_iter().map(|role| Ok((role, state::directory(None, role)?)));
+        directories.collect()
+    }
+
+    /// Where the one node that is meant answers.
+    pub(super) async fn socket(&self) -> Result<PathBuf, CliError> {
+        if let Some(directory) = &self.tunnel_state_dir {
+            return Ok(state::node_socket(directory));
+        }
         let mut running = Vec::new();
-        for role in roles {
-            let socket = state::node_socket(&state::directory(None, role)?);
+        for (role, directory) in self.directories()? {
+            let socket = state::node_socket(&directory);
             if tokio::net::UnixStream::connect(&socket).await.is_ok() {
                 running.push((role, socket));
             }
@@ -67,7 +73,7 @@ impl NodeArgs {
             [] => Err(CliError::failed(
                 "no mesh node of this user runs here; give its directory with --tunnel-state-dir",
             )),
-            [(_, socket)] => Ok(local::ask(socket, request).await?),
+            [(_, socket)] => Ok(socket.clone()),
             several => {
                 let names: Vec<_> = several.iter().map(|(role, _)| role.folder()).collect();
                 let names = names.join(", ");
@@ -77,6 +83,25 @@ impl NodeArgs {
             }
         }
     }
+}
+
+/// Asks the node at this socket.
+pub(super) async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, CliError> {
+    let response = local::ask(socket, request).await?;
+    let Response::Value { value } = response else {
+        return Err(unexpected(response));
+    };
+    serde_json::from_value(value)
+        .map_err(|_| CliError::failed("the answer makes no sense, are both programs of the same version?"))
+}
+
+/// The status of the node at this socket.
+pub(super) async fn status(socket: &Path) -> Result<MeshStatus, CliError> {
+    let response = local::ask(socket, &Request::Status).await?;
+    let Response::Status { status } = response else {
+        return Err(unexpected(response));
+    };
+    Ok(*status)
 }
 
 /// Flags of `sandd status`.
@@ -293,64 +318,6 @@ impl PingArgs {
             output::print_line(&line);
         }
     }
-}
-
-/// Flags of `sandd netcheck`.
-#[derive(Debug, Args)]
-pub(super) struct NetcheckArgs {
-    #[command(flatten)]
-    node: NodeArgs,
-}
-
-impl NetcheckArgs {
-    /// Asks and prints.
-    pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        let report: NetReport = self.node.ask(&Request::Netcheck)?;
-        if self.node.json {
-            output::print_json(&report);
-        } else {
-            output::print(&report_text(&report));
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn report_text(report: &NetReport) -> String {
-    let public: Vec<String> = report.public_addresses.iter().map(ToString::to_string).collect();
-    let nat = match report.mapping_varies {
-        Some(true) => "hard (another port for each destination): direct paths need the other side's help",
-        Some(false) => "easy (the same port for all destinations)",
-        None => "unknown",
-    };
-    let mut text = format!(
-        "UDP          {}\nseen as      {}\nNAT          {nat}\n",
-        if report.udp {
-            "works"
-        } else {
-            "blocked, everything goes by relay"
-        },
-        if public.is_empty() {
-            "unknown".to_owned()
-        } else {
-            public.join(" ")
-        },
-    );
-    for region in &report.regions {
-        let latency = region
-            .latency_ms
-            .map_or("no answer".to_owned(), |ms| format!("{ms:.1} ms"));
-        let home = if report.home_region == Some(region.region) {
-            ", home"
-        } else {
-            ""
-        };
-        text.push_str(&format!(
-            "relay {:<7}{} {latency}{home}\n",
-            region.region,
-            Escaped(&region.name)
-        ));
-    }
-    text
 }
 
 /// Flags of `sandd logout`.
