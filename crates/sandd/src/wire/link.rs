@@ -36,6 +36,15 @@ pub const PING_AFTER: Duration = Duration::from_secs(15);
 /// Silence after which a connection is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(45);
 
+/// A timer that goes off so much later than asked for means that this side slept or was stopped, not that the other was
+/// silent: what it has said meanwhile is still to be read.
+const SLEPT_AFTER: Duration = Duration::from_secs(5);
+
+/// True when `due` was long ago.
+fn slept(due: Option<Instant>, now: Instant) -> bool {
+    due.is_some_and(|due| now.saturating_duration_since(due) >= SLEPT_AFTER)
+}
+
 /// What a link wants to have sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {

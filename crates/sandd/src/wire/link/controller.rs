@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{LinkEnd, Outgoing, REAP_AFTER, REGISTER_TIMEOUT, Silence, SilenceVerdict};
+use super::{LinkEnd, Outgoing, REAP_AFTER, REGISTER_TIMEOUT, Silence, SilenceVerdict, slept};
 use crate::wire::ids::InstanceSecret;
 use crate::wire::v1::{Message, Metadata};
 
@@ -178,6 +178,12 @@ impl ControllerLink {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.ended {
             return;
+        }
+        if slept(self.poll_timeout(), now) {
+            self.silence.heard(now);
+            if let State::Registered { heartbeat, .. } = &mut self.state {
+                *heartbeat = now;
+            }
         }
         match &self.state {
             State::New { until } | State::Deciding { until, .. } if now >= *until => {

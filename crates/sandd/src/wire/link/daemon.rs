@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{LinkEnd, Outgoing, REGISTER_TIMEOUT, Silence, SilenceVerdict};
+use super::{LinkEnd, Outgoing, REGISTER_TIMEOUT, Silence, SilenceVerdict, slept};
 use crate::wire::v1::Message;
 
 /// Messages that may come before `register_ack` and are kept.
@@ -109,6 +109,10 @@ impl DaemonLink {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.ended {
             return;
+        }
+        if slept(self.poll_timeout(), now) {
+            self.silence.heard(now);
+            self.last_ack = self.last_ack.map(|_| now);
         }
         if self.registering_until.is_some_and(|at| now >= at) {
             self.end(LinkEnd::NoRegisterAck);

@@ -130,7 +130,10 @@ fn a_controller_that_stops_acking_is_given_up() {
     let mut link = registered_daemon(now);
     link.handle_message(heartbeat_ack(true), now);
     let late = now + Duration::from_secs(30);
-    link.handle_alive(late);
+    while let Some(due) = link.poll_timeout().filter(|due| *due < late) {
+        link.handle_alive(due);
+        link.handle_timeout(due);
+    }
     link.handle_timeout(late - Duration::from_millis(1));
     assert_eq!(link.poll_event(), None);
     link.handle_timeout(late);
@@ -185,8 +188,11 @@ fn a_second_id_on_one_socket_is_refused() {
 fn a_silent_daemon_is_reaped_and_may_come_back_on_its_socket() {
     let now = Instant::now();
     let mut link = registered_controller(now);
-    link.handle_timeout(now + REAP_AFTER);
-    assert_eq!(link.poll_event(), None);
+    for at in [PING_AFTER, REAP_AFTER] {
+        link.handle_alive(now + at);
+        link.handle_timeout(now + at);
+        assert_eq!(link.poll_event(), None);
+    }
     let later = now + REAP_AFTER + Duration::from_millis(1);
     link.handle_alive(later);
     link.handle_timeout(later);
@@ -297,4 +303,42 @@ proptest! {
         }
         prop_assert!(daemon_ends <= 1 && controller_ends <= 1);
     }
+}
+
+/// A controller that was stopped for a minute, or whose machine slept, does not blame its daemons; nor do they blame it.
+#[test]
+fn ones_own_sleep_is_not_the_others_silence() {
+    let start = Instant::now();
+    let mut link = registered_controller(start);
+    let later = start + Duration::from_secs(60);
+    link.handle_timeout(later);
+    assert_eq!(link.poll_event(), None);
+    // From then on silence counts as ever.
+    let (mut now, mut reaped) = (later, false);
+    while now < later + DEAD_AFTER {
+        now = link.poll_timeout().unwrap().max(now);
+        link.handle_timeout(now);
+        reaped |= link.poll_event() == Some(ControllerEvent::Reaped);
+    }
+    assert!(reaped);
+
+    let mut link = DaemonLink::new(Duration::from_secs(5), start);
+    link.handle_message(
+        Message::RegisterAck {
+            success: true,
+            message: String::new(),
+        },
+        start,
+    );
+    link.handle_message(
+        Message::HeartbeatAck {
+            success: true,
+            reason: String::new(),
+        },
+        start,
+    );
+    while link.poll_event().is_some() {}
+    link.handle_timeout(later);
+    assert_eq!(link.poll_event(), None);
+    assert!(!transmits(|| link.poll_transmit()).is_empty(), "its heartbeat goes on");
 }
