@@ -105,11 +105,22 @@ impl Engine {
                         self.send_disco(id, relay, &call);
                     }
                 }
+                PathAction::Withdraw => self.withdraw(id),
                 PathAction::Ask => self.ask(id, now),
                 PathAction::Stuck => self.stuck(id, now),
                 PathAction::Suspected => self.outputs.push_back(Output::Suspected),
                 PathAction::Changed(best) => self.path_changed(id, best, now),
             }
+        }
+    }
+
+    /// A stock peer drops what the last call named and this one does not, and leaves the path at once if it was among that.
+    fn withdraw(&mut self, id: NodeId) {
+        if self.peers.get(&id).is_some_and(|peer| !peer.ours)
+            && let Some(relay) = self.relay_of(id)
+        {
+            let nothing = Message::CallMeMaybe { endpoints: Vec::new() };
+            self.send_disco(id, relay, &nothing);
         }
     }
 

@@ -89,6 +89,8 @@ pub(crate) enum PathAction {
     Ping { to: SocketAddr, tx: TxId },
     /// Send our endpoints over the relay.
     CallMeMaybe,
+    /// Tell a stock peer to forget our addresses: the path it still uses is dead. The next call names them again.
+    Withdraw,
     /// Ask inside the tunnel, on the path in use, whether data arrives.
     Ask,
     /// The ordinary ways have not led to a direct path so far.
@@ -426,7 +428,10 @@ impl PathAgent {
         self.forget_unanswered();
         self.next_heartbeat = None;
         self.next_upgrade = None;
+        self.actions.push_back(PathAction::Withdraw);
         self.actions.push_back(PathAction::Changed(None));
+        // Behind the withdrawal, whatever was called for last.
+        self.last_call = None;
         self.start_discovery(now);
     }
 

@@ -12,6 +12,16 @@ impl PathAgent {
         if self.plain {
             return;
         }
+        // The address in use is none of the peer's any more, by its own word: its network has changed.
+        if let State::Direct { best } = self.state {
+            let told = self
+                .candidates
+                .get(best)
+                .is_some_and(|known| known.origin != Origin::Heard);
+            if told && !endpoints.contains(&best) {
+                self.suspect(now);
+            }
+        }
         let best = self.best();
         self.candidates.retain(|addr, known| {
             known.origin != Origin::CallMeMaybe || Some(addr) == best || endpoints.contains(&addr)

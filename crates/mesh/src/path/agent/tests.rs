@@ -57,6 +57,7 @@ impl Story {
             .filter_map(|action| match action {
                 PathAction::Ping { to, tx } => Some((to, tx)),
                 PathAction::CallMeMaybe
+                | PathAction::Withdraw
                 | PathAction::Ask
                 | PathAction::Suspected
                 | PathAction::Stuck
@@ -264,7 +265,11 @@ fn a_path_that_swallows_data_is_left_for_a_minute() {
                 PathAction::Ping { tx, .. } => drop(story.agent.handle_pong(tx, story.now)),
                 PathAction::Ask => asked += 1,
                 PathAction::Changed(None) => left = Some(story.now - start),
-                PathAction::CallMeMaybe | PathAction::Stuck | PathAction::Suspected | PathAction::Changed(_) => {}
+                PathAction::CallMeMaybe
+                | PathAction::Withdraw
+                | PathAction::Stuck
+                | PathAction::Suspected
+                | PathAction::Changed(_) => {}
             }
         }
         story.after(50);
@@ -310,7 +315,11 @@ fn a_one_way_stream_whose_questions_are_answered_keeps_its_path() {
             match action {
                 PathAction::Ping { tx, .. } => drop(story.agent.handle_pong(tx, story.now)),
                 PathAction::Ask => story.agent.handle_opened(Some(addr()), story.now),
-                PathAction::CallMeMaybe | PathAction::Stuck | PathAction::Suspected | PathAction::Changed(_) => {}
+                PathAction::CallMeMaybe
+                | PathAction::Withdraw
+                | PathAction::Stuck
+                | PathAction::Suspected
+                | PathAction::Changed(_) => {}
             }
         }
         story.after(50);
@@ -358,6 +367,7 @@ fn a_change_of_our_network_doubts_the_path_at_once() {
         PathAction::Ping { to, tx } if *to == addr() => Some(*tx),
         PathAction::Ping { .. }
         | PathAction::CallMeMaybe
+        | PathAction::Withdraw
         | PathAction::Ask
         | PathAction::Stuck
         | PathAction::Suspected
@@ -383,4 +393,32 @@ fn a_packet_over_the_relay_doubts_a_settled_path_and_not_a_new_one() {
         story.agent.handle_opened(None, story.now);
         assert_eq!(story.agent.route(), Route::Direct(addr()), "it has just answered");
     }
+}
+
+#[test]
+fn a_call_that_no_longer_names_the_address_in_use_doubts_it() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    story.agent.handle_call_me_maybe(&[addr()], story.now);
+    assert_eq!(story.agent.route(), Route::Direct(addr()));
+    story
+        .agent
+        .handle_call_me_maybe(&["198.51.100.7:9".parse().unwrap()], story.now);
+    assert_eq!(story.agent.route(), Route::Both(addr()));
+}
+
+#[test]
+fn leaving_a_path_withdraws_our_addresses_before_they_are_named_anew() {
+    let mut story = Story::new(&[ADDR]);
+    story.go_direct();
+    while story.agent.route() != Route::Relay {
+        story.agent.handle_sent(story.now);
+        story.after(50);
+    }
+    let actions = story.actions();
+    let at = |wanted: PathAction| actions.iter().rposition(|action| *action == wanted);
+    assert!(
+        at(PathAction::Withdraw).unwrap() < at(PathAction::CallMeMaybe).unwrap(),
+        "{actions:?}"
+    );
 }
