@@ -12,5 +12,6 @@ mod keys;
 mod membership;
 mod outage;
 mod paths;
+mod peer_relay;
 mod stage;
 mod wireguard;

@@ -16,6 +16,7 @@ use crate::io::device::Device;
 use crate::io::driver::{Driver, State};
 use crate::io::lanes::Lanes;
 use crate::io::netmon::NetMonitor;
+use crate::io::peer_relay::RelayHost;
 use crate::io::portmap::PortMapping;
 use crate::io::reach::Reach;
 use crate::io::udp::UdpSockets;
@@ -51,6 +52,7 @@ pub struct MeshBuilder {
     accept_new_control_key: bool,
     port_guessing: bool,
     port_mapping: bool,
+    peer_relay: Option<u16>,
 }
 
 impl Default for MeshBuilder {
@@ -68,6 +70,7 @@ impl Default for MeshBuilder {
             accept_new_control_key: false,
             port_guessing: true,
             port_mapping: true,
+            peer_relay: None,
         }
     }
 }
@@ -144,6 +147,14 @@ impl MeshBuilder {
         self
     }
 
+    /// Carries, on this UDP port, what two other peers send each other that cannot reach one another. The coordinator's
+    /// policy says for whom: the capability `tailscale.com/cap/relay`. The port must be free and reachable from outside;
+    /// 0 takes any.
+    pub fn peer_relay(mut self, port: u16) -> Self {
+        self.peer_relay = Some(port);
+        self
+    }
+
     /// Joins: registers if need be, and returns once a map is in force (also a stored one: then nothing is waited for).
     /// Without a key the coordinator may ask for a login: subscribe to events beforehand with [`Self::start`].
     ///
@@ -189,6 +200,15 @@ impl MeshBuilder {
         config.auth_key = key;
         config.ephemeral = self.ephemeral;
         config.accept_new_control_key = self.accept_new_control_key;
+        let relay_server = self.peer_relay.map(|port| {
+            let started = RelayHost::start(port);
+            started.map_err(|source| JoinError::Udp { port, source })
+        });
+        let relay_server = relay_server.transpose()?;
+        if let Some(server) = &relay_server {
+            server.set_interfaces(&netmon.network().addresses);
+        }
+        config.hostinfo.peer_relay = relay_server.is_some();
         let ports = (udp.port(), udp.port_v6());
         let mut reach = Reach::new(ports, None, now);
         reach.set_interfaces(&netmon.network().addresses, ports);
@@ -223,6 +243,9 @@ impl MeshBuilder {
         if lanes.is_some() {
             engine.use_lanes();
         }
+        if relay_server.is_some() {
+            engine.set_relay_serving();
+        }
         let driver = Driver {
             engine,
             udp,
@@ -238,6 +261,7 @@ impl MeshBuilder {
             netmon,
             lanes: lanes.map(|lanes| (lanes, OpenQueue::default())),
             port_mapping: self.port_mapping.then(PortMapping::start),
+            relay_server,
             runtime: tokio::runtime::Handle::current(),
             state: State::new(),
         };

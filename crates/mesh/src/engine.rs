@@ -21,6 +21,7 @@ mod open_queue;
 mod outbound;
 mod peer;
 mod ping;
+mod relayed;
 mod report;
 mod send_queue;
 mod snapshot;
@@ -40,6 +41,7 @@ use crate::magic_dns::NameTable;
 use crate::metrics::Counters;
 use crate::packet::PacketBuf;
 use crate::path::agent::TxId;
+use crate::peer_relay::Via;
 use crate::route::{DeviceRoutes, RouteTable};
 use crate::wg::Clock;
 use crate::wg::index::IndexTable;
@@ -53,8 +55,9 @@ use knocks::Knocks;
 pub(crate) use open_queue::{OpenQueue, Opening};
 use peer::Peer;
 pub(crate) use ping::PingOutcome;
+pub(crate) use relayed::RelayRequest;
 pub(crate) use report::seconds;
-pub(crate) use send_queue::{SendBatch, SendQueue};
+pub(crate) use send_queue::{Run, SendBatch, SendQueue};
 pub(crate) use snapshot::Snapshot;
 
 /// Where a datagram goes, or came from.
@@ -62,6 +65,8 @@ pub(crate) use snapshot::Snapshot;
 pub(crate) enum Underlay {
     /// A UDP address.
     Udp(SocketAddr),
+    /// A peer behind the relay of another one.
+    PeerRelay(Via),
     /// The node with this key, over the relay of this region.
     Derp { region: RegionId, key: NodePublicKey },
 }
@@ -87,6 +92,8 @@ pub(crate) enum Output {
     OpenGuess(OpenGuess),
     /// Close those that are left.
     CloseGuess,
+    /// A peer may have an endpoint of our relay server and asks for one: `Engine::answer_relay_request` takes it.
+    AllocateRelay(RelayRequest),
 }
 
 /// See the module's text.
@@ -113,6 +120,7 @@ pub(crate) struct Engine {
     knocks: Knocks,
     pings: ping::Pings,
     guessing: Guessing,
+    relays: relayed::Relays,
     deadlines: BTreeSet<(Instant, NodeId)>,
     outputs: VecDeque<Output>,
     queue: SendQueue,
@@ -148,6 +156,7 @@ impl Engine {
             knocks: Knocks::default(),
             pings: ping::Pings::new(),
             guessing: Guessing::new(),
+            relays: relayed::Relays::default(),
             deadlines: BTreeSet::new(),
             outputs: VecDeque::new(),
             queue: SendQueue::default(),
@@ -220,6 +229,9 @@ impl Engine {
                 tunnel.handle_timeout(now, &mut self.sealed);
             }
             peer.path.handle_timeout(now);
+            if let Some(client) = &mut peer.relayed {
+                client.handle_timeout(now);
+            }
             self.after_peer(id, now);
         }
     }
@@ -329,6 +341,9 @@ impl Engine {
         for id in self.with_session() {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.handle_network_change(now);
+                if let Some(client) = &mut peer.relayed {
+                    client.handle_network_change(now);
+                }
             }
             self.after_peer(id, now);
         }
@@ -377,6 +392,7 @@ impl Engine {
     fn after_peer(&mut self, id: NodeId, now: Instant) {
         self.send_sealed(id);
         self.run_path(id, now);
+        self.run_relayed(id, now);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.settle(&mut self.indices, id);

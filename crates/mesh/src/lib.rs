@@ -60,6 +60,7 @@ mod netcheck;
 pub mod netstack;
 pub mod packet;
 mod path;
+mod peer_relay;
 mod portmap;
 pub mod route;
 mod status;
@@ -79,5 +80,6 @@ pub use net::{MeshAddr, MeshHost, TcpListener, TcpStream, UdpSocket};
 pub use sandd_aead::{Kernel as AeadKernel, set_kernel as set_aead_kernel};
 pub use sandd_control_client::{AuthKey, ControlUrl, FileStore, MemoryStore, StateStore};
 pub use status::{
-    ControlStatus, MeshStatus, NetReport, PeerCandidate, PeerPath, PeerStatus, PingReply, RegionLatency, WhoIs,
+    ControlStatus, MeshStatus, NetReport, PeerCandidate, PeerPath, PeerRelayStatus, PeerStatus, PingReply,
+    RegionLatency, WhoIs,
 };

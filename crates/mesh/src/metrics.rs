@@ -49,6 +49,8 @@ counters! {
     packets_in,
     /// Sealed datagrams sent straight.
     direct_out,
+    /// Sealed datagrams sent over another peer's relay.
+    peer_relay_out,
     /// Sealed datagrams sent over a relay.
     relay_out,
     /// See [`DropReason::UnknownDatagram`].

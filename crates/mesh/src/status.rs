@@ -7,11 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::metrics::Counters;
 
 /// The way packets to a peer take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerPath {
     /// Straight to this underlay address.
     Direct(SocketAddr),
+    /// Over another peer's UDP relay.
+    PeerRelayed {
+        /// That peer's full name, where it is known.
+        by: Option<String>,
+        /// Where its relay listens.
+        addr: SocketAddr,
+        /// Number of the pair there.
+        vni: u32,
+    },
     /// Over the relay of this region.
     Relayed(u16),
     /// There is none: no relay is known and no address answered.
@@ -24,6 +33,10 @@ impl std::fmt::Display for PeerPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Direct(addr) => write!(f, "direct {addr}"),
+            Self::PeerRelayed {
+                by: Some(name), addr, ..
+            } => write!(f, "relayed by peer {name} at {addr}"),
+            Self::PeerRelayed { by: None, addr, .. } => write!(f, "relayed by a peer at {addr}"),
             Self::Relayed(region) => write!(f, "relayed by region {region}"),
             Self::Unknown => f.write_str("no path yet"),
             Self::Local => f.write_str("this node itself"),
@@ -84,10 +97,32 @@ pub struct MeshStatus {
     /// What the coordinator wants shown.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The relay server of this node, when it runs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_relay: Option<PeerRelayStatus>,
     /// Peers by name.
     pub peers: Vec<PeerStatus>,
     /// Packet counters.
     pub counters: Counters,
+}
+
+/// A relay server for pairs of peers that cannot reach each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRelayStatus {
+    /// Its UDP port.
+    pub port: u16,
+    /// Where peers are told to find it.
+    pub addresses: Vec<SocketAddr>,
+    /// Pairs that have asked.
+    pub endpoints: usize,
+    /// Pairs that it carries.
+    pub bound: usize,
+    /// Packets carried since it started.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets that belonged to no pair it carries.
+    pub dropped: u64,
 }
 
 /// One peer.

@@ -62,6 +62,7 @@ const MESH_MACHINES: &[Layer] = &[
     ("derp", &[]),
     ("wg", &[]),
     ("path", &["disco"]),
+    ("peer_relay", &["disco"]),
     ("netcheck", &["stun"]),
     ("route", &[]),
     ("filter", &[]),

@@ -87,6 +87,13 @@ pub struct Hostinfo {
     )]
     pub shields_up: bool,
     #[serde(
+        rename = "PeerRelay",
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "is_false"
+    )]
+    pub peer_relay: bool,
+    #[serde(
         rename = "Machine",
         default,
         deserialize_with = "nullable",

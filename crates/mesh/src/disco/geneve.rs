@@ -20,15 +20,17 @@ pub struct GeneveHeader {
     pub vni: u32,
 }
 
-const LEN: usize = 8;
 const DISCO: [u8; 2] = [0x7a, 0x11];
 const WIREGUARD: [u8; 2] = [0x7a, 0x12];
 
 impl GeneveHeader {
+    /// Its bytes.
+    pub const LEN: usize = 8;
+
     /// Header and what follows it, or nothing when the bytes are no such packet.
     #[must_use]
     pub fn parse(datagram: &[u8]) -> Option<(Self, &[u8])> {
-        let (header, rest) = datagram.split_first_chunk::<LEN>()?;
+        let (header, rest) = datagram.split_first_chunk::<{ Self::LEN }>()?;
         let [first, flags, p0, p1, v0, v1, v2, reserved] = *header;
         if first & 0xc0 != 0 || flags & 0x3f != 0 || reserved != 0 {
             return None;
@@ -51,7 +53,7 @@ impl GeneveHeader {
 
     /// The eight bytes.
     #[must_use]
-    pub fn encode(&self) -> [u8; LEN] {
+    pub fn encode(&self) -> [u8; Self::LEN] {
         let [p0, p1] = match self.protocol {
             GeneveProtocol::Disco => DISCO,
             GeneveProtocol::WireGuard => WIREGUARD,

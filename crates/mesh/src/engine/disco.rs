@@ -72,7 +72,14 @@ impl Engine {
                 peer.path.handle_call_me_maybe(&endpoints, now);
             }
             (Message::Guess { public }, Underlay::Derp { .. }) => self.handle_guess(id, public, now),
-            // Relay servers' messages and pongs over DERP: nothing of ours waits for them.
+            (Message::Ping { tx, .. }, Underlay::PeerRelay(via)) => self.handle_relayed_ping(id, via, tx, now),
+            (Message::Pong { tx, .. }, Underlay::PeerRelay(via)) => {
+                if let Some(client) = &mut peer.relayed {
+                    client.handle_pong(&tx, via, now);
+                }
+            }
+            (message, Underlay::Derp { .. }) => self.handle_relay_message(id, message, now),
+            // What a relay server says comes with the control flag, and the rest must come over DERP.
             _ => {}
         }
     }
@@ -125,11 +132,7 @@ impl Engine {
     }
 
     fn path_changed(&mut self, id: NodeId, best: Option<SocketAddr>, now: Instant) {
-        let path = match (best, self.relay_of(id)) {
-            (Some(addr), _) => PeerPath::Direct(addr),
-            (None, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
-            (None, _) => PeerPath::Unknown,
-        };
+        let path = best.map_or_else(|| self.path_of(id), PeerPath::Direct);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.path_since = Some(now);
         if peer.ours {
@@ -179,9 +182,14 @@ impl Engine {
 
     pub(super) fn send_disco(&mut self, id: NodeId, to: Underlay, message: &Message) {
         let sender = self.disco_public;
-        if let Some(payload) = self.disco_box(id).map(|sealed| sealed.seal(&sender, message)) {
-            self.queue.push(to, &payload);
+        let Some(payload) = self.disco_box(id).map(|sealed| sealed.seal(&sender, message)) else {
+            return;
+        };
+        if let Underlay::PeerRelay(via) = to {
+            let wrapped = [&via.disco_header(false)[..], &payload].concat();
+            return self.queue.push(Underlay::Udp(via.addr), &wrapped);
         }
+        self.queue.push(to, &payload);
     }
 
     pub(super) fn disco_box(&mut self, id: NodeId) -> Option<&DiscoBox> {

@@ -8,13 +8,14 @@ use sandd_control_client::keys::NodePublicKey;
 use sandd_control_client::netmap::{NodeId, RegionId};
 
 use super::job::BULK;
-use super::{Engine, Output, Underlay};
+use super::{Engine, Output, Underlay, relayed};
 use crate::disco;
 use crate::filter::{PeerContext, Verdict};
 use crate::metrics::DropReason;
 use crate::packet::ecn::combine;
 use crate::packet::ip::{IpPacket, Transport};
 use crate::packet::tsmp;
+use crate::peer_relay::{Via, geneve_run};
 use crate::wg::Initiator;
 use crate::wg::guard::Admission;
 use crate::wg::message::{MessageKind, classify};
@@ -101,7 +102,7 @@ impl Engine {
         self.handle_datagrams(Underlay::Derp { region, key }, 0, datagrams, stride, now, overlay);
     }
 
-    fn handle_datagrams(
+    pub(super) fn handle_datagrams(
         &mut self,
         from: Underlay,
         ecn: u8,
@@ -113,6 +114,14 @@ impl Engine {
         let stride = stride.max(1);
         let mut rest = datagrams;
         while !rest.is_empty() {
+            if let Underlay::Udp(addr) = from
+                && let Some(run) = geneve_run(addr, rest, stride)
+            {
+                let (these, others) = rest.split_at_mut(run.len);
+                rest = others;
+                self.handle_geneve(&run, ecn, these, stride, now, overlay);
+                continue;
+            }
             let (run, receiver) = data_run(rest, stride);
             let (these, others) = rest.split_at_mut(run);
             rest = others;
@@ -157,8 +166,11 @@ impl Engine {
             peer.last_received = Some(now);
             let direct = match from {
                 Underlay::Udp(addr) => Some(addr),
-                Underlay::Derp { .. } => None,
+                Underlay::PeerRelay(_) | Underlay::Derp { .. } => None,
             };
+            if let Some(client) = &mut peer.relayed {
+                relayed::note_opened(client, from, now);
+            }
             peer.path.handle_opened(direct, now);
             let mut judged = Judged::default();
             for (_, slot) in slots
@@ -303,7 +315,10 @@ impl Engine {
                 return self.counters.drop_packet(DropReason::Filtered);
             }
             judged.last = flow;
-            if let Some(outcome) = self.pings.take_reply(&view, Some(from), now) {
+            if let Some(mut outcome) = self.pings.take_reply(&view, Some(from), now) {
+                if let (Underlay::PeerRelay(via), Some((_, path))) = (from, &mut outcome.reply) {
+                    *path = self.name_via(id, via);
+                }
                 self.counters.packets_in += 1;
                 return self.outputs.push_back(Output::Ponged(outcome));
             }
@@ -378,7 +393,7 @@ fn data_run(datagrams: &[u8], stride: usize) -> (usize, Option<u32>) {
 /// What limits and cookies go by: the UDP source, or one constant for each key behind a relay.
 fn source_for_limits(from: Underlay) -> SocketAddr {
     match from {
-        Underlay::Udp(addr) => addr,
+        Underlay::Udp(addr) | Underlay::PeerRelay(Via { addr, .. }) => addr,
         Underlay::Derp { key, .. } => {
             let mut bytes = [0u8; 16];
             bytes.copy_from_slice(&key.as_bytes()[..16]);

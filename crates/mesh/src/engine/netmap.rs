@@ -44,6 +44,7 @@ impl Engine {
                 self.upsert_peer(node, now);
             }
         }
+        self.find_relay_servers(delta);
         self.apply_names(&before, update);
         if delta.removed.len() >= MANY {
             self.by_key.shrink_to_fit();
@@ -89,6 +90,7 @@ impl Engine {
             peer.mtu = PathMtu::new(mtu);
             peer.ours = false;
             peer.features = None;
+            peer.relayed = None;
         }
         if peer.node.addresses != node.addresses {
             // The new ones are told below.
@@ -152,6 +154,7 @@ impl Engine {
 
     fn remove_peer(&mut self, id: NodeId) {
         self.remove_routes(id);
+        self.forget_relayed(id);
         let Some(mut peer) = self.peers.remove(&id) else { return };
         // Its addresses may be another peer's next.
         self.outputs.extend(peer.tell_mtu(BASE));

@@ -7,7 +7,7 @@ use sandd_control_client::netmap::NodeId;
 
 use super::job::BULK;
 use super::send_queue::Run;
-use super::{Engine, Output, Underlay};
+use super::{Engine, Output, Underlay, relayed};
 use crate::event::MeshEvent;
 use crate::filter::Verdict;
 use crate::metrics::DropReason;
@@ -16,6 +16,7 @@ use crate::packet::split::Splitter;
 use crate::packet::vnet::VnetHeader;
 use crate::packet::{PacketBuf, ecn, too_big, tsmp};
 use crate::path::agent::{Route, Spread};
+use crate::path::mtu::BASE;
 use crate::wg::PublicKey;
 use crate::wg::tunnel::{HEADER, PeerConfig, TAG, Tunnel};
 
@@ -47,11 +48,11 @@ impl Engine {
         self.send_to_peer(id, &splitter, ecn::of(packet), now);
     }
 
-    /// What the direct path to a peer carries. A relay takes any size.
+    /// What the path to a peer carries: over a peer's relay what every network carries. DERP takes any size.
     fn limit_to(&self, id: NodeId) -> Option<usize> {
         let peer = self.peers.get(&id)?;
         match peer.path.route() {
-            Route::Relay => None,
+            Route::Relay => peer.relayed.as_ref()?.route().map(|_| BASE),
             Route::Direct(_) | Route::Both(_) => Some(peer.mtu.inner()),
         }
     }
@@ -91,8 +92,9 @@ impl Engine {
             return self.counters.drop_packet(DropReason::UnknownPeer);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(tunnel) = &mut peer.tunnel else { return };
         peer.path.handle_sent(now);
+        relayed::note_sent(peer, &self.relays, self.disco_public, now);
+        let Some(tunnel) = &mut peer.tunnel else { return };
         if tunnel.ready(now) {
             self.seal(id, packet, ecn, now);
         } else {
@@ -159,7 +161,11 @@ impl Engine {
     fn ways_to(&self, id: NodeId) -> Option<(Underlay, Option<Underlay>)> {
         let relay = self.relay_of(id);
         match (self.peers.get(&id)?.path.route(), relay) {
-            (Route::Relay, relay) => relay.map(|relay| (relay, None)),
+            (Route::Relay, relay) => match self.via_of(id) {
+                Some((via, false)) => Some((Underlay::PeerRelay(via), None)),
+                Some((via, true)) => Some((Underlay::PeerRelay(via), relay)),
+                None => relay.map(|relay| (relay, None)),
+            },
             (Route::Direct(addr), _) => Some((Underlay::Udp(addr), None)),
             (Route::Both(addr), relay) => Some((Underlay::Udp(addr), relay)),
         }
@@ -168,7 +174,7 @@ impl Engine {
     /// As [`Self::ways_to`] for so many bytes of data: a path under suspicion doubles a little and not a flood.
     fn spread(&mut self, id: NodeId, bytes: usize, now: Instant) -> Option<(Underlay, Option<Underlay>)> {
         let (first, mirror) = self.ways_to(id)?;
-        let (Some(relay), Some(peer)) = (mirror, self.peers.get_mut(&id)) else {
+        let (Some(relay), Underlay::Udp(_), Some(peer)) = (mirror, first, self.peers.get_mut(&id)) else {
             return Some((first, mirror));
         };
         Some(match peer.path.spread(bytes, now) {
@@ -272,6 +278,7 @@ impl Engine {
     fn count_out(&mut self, to: Underlay, count: usize) {
         match to {
             Underlay::Udp(_) => self.counters.direct_out += count as u64,
+            Underlay::PeerRelay(_) => self.counters.peer_relay_out += count as u64,
             Underlay::Derp { .. } => self.counters.relay_out += count as u64,
         }
     }

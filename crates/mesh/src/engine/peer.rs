@@ -11,6 +11,7 @@ use super::Output;
 use crate::disco::{DiscoBox, Features};
 use crate::path::agent::PathAgent;
 use crate::path::mtu::{BASE, PathMtu};
+use crate::peer_relay::client::RelayClient;
 use crate::wg::tunnel::Tunnel;
 
 /// See the module's text. A peer without traffic holds no tunnel and no box: 200 of them cost next to nothing.
@@ -18,6 +19,8 @@ pub(crate) struct Peer {
     pub(crate) node: Arc<Node>,
     pub(crate) tunnel: Option<Box<Tunnel>>,
     pub(crate) path: PathAgent,
+    /// While it is reached over another peer's relay, or might be.
+    pub(crate) relayed: Option<Box<RelayClient>>,
     pub(crate) mtu: PathMtu,
     /// What the device was told last.
     pub(crate) told_mtu: usize,
@@ -52,6 +55,7 @@ impl Peer {
             node,
             tunnel: None,
             path,
+            relayed: None,
             mtu,
             told_mtu: BASE,
             ours: false,
@@ -89,7 +93,8 @@ impl Peer {
     /// The earliest deadline of tunnel, path and its size.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let tunnel = self.tunnel.as_ref().and_then(|tunnel| tunnel.poll_timeout());
-        [tunnel, self.path.poll_timeout(), self.mtu.poll_timeout()]
+        let relayed = self.relayed.as_ref().and_then(|client| client.poll_timeout());
+        [tunnel, self.path.poll_timeout(), relayed, self.mtu.poll_timeout()]
             .into_iter()
             .flatten()
             .min()

@@ -8,12 +8,13 @@ use sandd_control_client::netmap::RegionId;
 
 use super::{Engine, Underlay};
 use crate::packet::ip::{EchoReply, IpPacket, encode_echo_request};
+use crate::peer_relay::Via;
 use crate::status::PeerPath;
 
 const MAX_PINGS: usize = 256;
 
 /// How a ping ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PingOutcome {
     pub(crate) seq: u16,
     /// Round trip and path; nothing when the time was up.
@@ -80,6 +81,7 @@ impl Pings {
         self.pending.remove(&sequence);
         let path = match from {
             Some(Underlay::Udp(addr)) => PeerPath::Direct(addr),
+            Some(Underlay::PeerRelay(Via { addr, vni })) => PeerPath::PeerRelayed { by: None, addr, vni },
             Some(Underlay::Derp {
                 region: RegionId(region),
                 ..

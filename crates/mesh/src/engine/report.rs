@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use sandd_control_client::netmap::NodeId;
+
 use super::{Engine, Underlay};
 use crate::disco::Nat;
 use crate::metrics::Counters;
@@ -18,7 +20,12 @@ impl Engine {
             .iter()
             .map(|(id, peer)| {
                 let route = peer.path.route();
-                let path = path_of_route(route, self.relay_of(*id));
+                let path = self.path_of(*id);
+                let via = peer.relayed.as_ref().filter(|_| route == Route::Relay);
+                let suspect = via
+                    .and_then(|client| client.route())
+                    .is_some_and(|(_, suspect)| suspect);
+                let rtt = peer.path.rtt().or_else(|| via.and_then(|client| client.rtt()));
                 let age =
                     |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
                 PeerStatus {
@@ -32,8 +39,8 @@ impl Engine {
                     wireguard_only: peer.node.wireguard_only,
                     path,
                     path_for_ms: peer.path_since.map(age),
-                    suspect: matches!(route, Route::Both(_)),
-                    rtt_ms: peer.path.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+                    suspect: suspect || matches!(route, Route::Both(_)),
+                    rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
                     session: peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session()),
                     session_age_secs: peer
                         .tunnel
@@ -71,10 +78,20 @@ impl Engine {
         let Some(id) = self.routes.lookup(ip) else {
             return PeerPath::Unknown;
         };
+        self.path_of(id)
+    }
+
+    /// The path packets to a peer take now.
+    pub(super) fn path_of(&self, id: NodeId) -> PeerPath {
         let Some(peer) = self.peers.get(&id) else {
             return PeerPath::Unknown;
         };
-        path_of_route(peer.path.route(), self.relay_of(id))
+        match (peer.path.route(), self.via_of(id), self.relay_of(id)) {
+            (Route::Direct(addr) | Route::Both(addr), ..) => PeerPath::Direct(addr),
+            (Route::Relay, Some((via, _)), _) => self.name_via(id, via),
+            (Route::Relay, None, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
+            (Route::Relay, None, _) => PeerPath::Unknown,
+        }
     }
 
     /// Packet counters.
@@ -101,13 +118,5 @@ fn candidate(address: SocketAddr, known: &Candidate, now: Instant) -> PeerCandid
         pinged_ms: known.last_ping.map(age),
         answered_ms: known.last_pong.map(age),
         rtt_ms: known.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
-    }
-}
-
-fn path_of_route(route: Route, relay: Option<Underlay>) -> PeerPath {
-    match (route, relay) {
-        (Route::Direct(addr) | Route::Both(addr), _) => PeerPath::Direct(addr),
-        (Route::Relay, Some(Underlay::Derp { region, .. })) => PeerPath::Relayed(region.0),
-        (Route::Relay, Some(Underlay::Udp(_)) | None) => PeerPath::Unknown,
     }
 }

@@ -15,6 +15,7 @@ use sandd_aead::Key;
 
 use super::Underlay;
 use super::job::{BULK, Job, JobQueue, Work};
+use crate::disco::GeneveHeader;
 
 /// Most bytes of one segmented send: what a UDP datagram can hold over IPv4.
 const MAX_BYTES: usize = 65_507;
@@ -84,23 +85,44 @@ impl SendBatch {
         self.closed = true;
     }
 
+    /// Puts `header` in front of each datagram; to be called before any of them has left. From now on they go to `to`.
+    pub(crate) fn wrap(&mut self, to: Underlay, header: &[u8]) {
+        let mut bytes = Vec::with_capacity(self.contents().len() + self.count * header.len());
+        for datagram in self.contents().chunks(self.stride) {
+            bytes.extend_from_slice(header);
+            bytes.extend_from_slice(datagram);
+        }
+        (self.to, self.closed) = (to, true);
+        self.stride += header.len();
+        (self.start, self.end, self.bytes) = (0, bytes.len(), bytes);
+    }
+
     /// Room for the datagrams of `run`, as many as fit.
     fn admits(&self, run: &Run) -> usize {
         if self.closed || self.to != run.to || self.ecn != run.ecn {
             return 0;
         }
         let slots = (MAX_SEGMENTS - self.count).min(run.count);
+        let most = capacity(self.to);
         if run.stride == self.stride {
-            let fits = self.end + (run.count - 1) * run.stride + run.last <= MAX_BYTES;
+            let fits = self.end + (run.count - 1) * run.stride + run.last <= most;
             return slots.min(if fits {
                 run.count
             } else {
-                MAX_BYTES.saturating_sub(self.end) / run.stride
+                most.saturating_sub(self.end) / run.stride
             });
         }
         // A shorter datagram may end a batch.
-        let ends = run.count == 1 && run.last < self.stride && self.end + run.last <= MAX_BYTES;
+        let ends = run.count == 1 && run.last < self.stride && self.end + run.last <= most;
         slots.min(usize::from(ends))
+    }
+}
+
+/// Bytes of one batch: a header may still come in front of each datagram.
+const fn capacity(to: Underlay) -> usize {
+    match to {
+        Underlay::PeerRelay(_) => MAX_BYTES - MAX_SEGMENTS * GeneveHeader::LEN,
+        Underlay::Udp(_) | Underlay::Derp { .. } => MAX_BYTES,
     }
 }
 
@@ -256,7 +278,7 @@ impl SendQueue {
         let batch = self.stalled[usize::from(v6)].front_mut()?;
         match batch.to {
             Underlay::Udp(to) => Some((to, batch)),
-            Underlay::Derp { .. } => None,
+            Underlay::PeerRelay(_) | Underlay::Derp { .. } => None,
         }
     }
 
@@ -278,7 +300,7 @@ impl SendQueue {
             self.dropped += self.batches.front().map_or(0, |batch| batch.count as u64);
             self.pop();
         }
-        let whole = (MAX_BYTES / run.stride).clamp(1, MAX_SEGMENTS);
+        let whole = (capacity(run.to) / run.stride).clamp(1, MAX_SEGMENTS);
         let bytes = if run.count >= BULK {
             self.spare.pop().unwrap_or_else(|| vec![0; MAX_BYTES])
         } else {

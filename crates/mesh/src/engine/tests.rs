@@ -2,6 +2,7 @@
 
 mod guess;
 mod plain;
+mod relayed;
 mod steady;
 mod strangers;
 mod too_big;
@@ -43,6 +44,8 @@ struct World {
     now: Instant,
     udp: bool,
     relay: bool,
+    /// A relay server of the third host.
+    relay_server: Option<relayed::TestServer>,
     wire: Vec<(usize, Underlay, Vec<u8>)>,
     direct_packets: usize,
     /// The first host is behind this one.
@@ -131,6 +134,7 @@ impl World {
             now: Instant::now(),
             udp: true,
             relay: true,
+            relay_server: None,
             wire: Vec::new(),
             direct_packets: 0,
             hard_nat: None,
@@ -188,6 +192,9 @@ impl World {
             for at in 0..self.hosts.len() {
                 let queue = self.hosts[at].engine.queue();
                 while let Some(batch) = queue.front() {
+                    if let Underlay::PeerRelay(via) = batch.to() {
+                        batch.wrap(Underlay::Udp(via.addr), &via.wireguard_header());
+                    }
                     let datagrams = batch.contents().chunks(batch.stride());
                     self.wire
                         .extend(datagrams.map(|datagram| (at, batch.to(), datagram.to_vec())));
@@ -205,6 +212,7 @@ impl World {
                         | Output::MapOutdated
                         | Output::CloseGuess => {}
                         Output::OpenGuess(order) => host.guesses.push(order),
+                        Output::AllocateRelay(request) => self.allocate_relay(at, &request),
                     }
                 }
             }
@@ -221,6 +229,7 @@ impl World {
     fn carry(&mut self, from: usize, to: Underlay, payload: &mut [u8]) {
         let (source_addr, source_key, now) = (self.hosts[from].addr, self.hosts[from].node.key, self.now);
         match to {
+            Underlay::Udp(addr) if addr == relayed::SERVER => self.carry_relayed(from, payload),
             Underlay::Udp(addr) if self.hard_nat.is_some() => self.carry_hard(from, addr, payload),
             Underlay::Udp(addr) if self.udp => {
                 if let Some(host) = self.hosts.iter_mut().find(|host| host.addr == addr) {
@@ -236,7 +245,7 @@ impl World {
                         .handle_derp(region, source_key, payload, stride, now, delivered);
                 }
             }
-            Underlay::Udp(_) | Underlay::Derp { .. } => {}
+            Underlay::Udp(_) | Underlay::PeerRelay(_) | Underlay::Derp { .. } => {}
         }
     }
 
@@ -262,7 +271,7 @@ impl World {
         self.answer_echo(to);
         self.settle();
         let outcome = self.hosts[from].outcomes.iter().find(|outcome| outcome.seq == seq)?;
-        outcome.reply.map(|(_, path)| path)
+        outcome.reply.clone().map(|(_, path)| path)
     }
 
     /// Plays the device of a host: echo requests are answered.

@@ -33,6 +33,7 @@ use super::guess::{GuessSockets, Knock};
 use super::lanes::Lanes;
 use super::net_report::HttpsAnswers;
 use super::netmon::NetMonitor;
+use super::peer_relay::RelayHost;
 use super::portmap::PortMapping;
 use super::reach::Reach;
 use super::udp::UdpSockets;
@@ -92,6 +93,8 @@ pub(crate) struct Driver {
     pub(crate) lanes: Option<(Lanes, OpenQueue)>,
     /// Nothing where it is not wanted.
     pub(crate) port_mapping: Option<PortMapping>,
+    /// For other pairs, where the embedder wants it.
+    pub(crate) relay_server: Option<RelayHost>,
     /// Of whoever started the node: for what is not a packet's business.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) state: State,
@@ -173,7 +176,11 @@ impl Driver {
                 Woken::Control(Some(event)) => self.handle_control(event, now).await,
                 Woken::Servers(servers) => {
                     self.state.resolving = None;
-                    self.reach.set_servers(servers.unwrap_or_default(), now);
+                    let servers = servers.unwrap_or_default();
+                    if let Some(relay) = &self.relay_server {
+                        relay.set_stun_servers(servers.iter().map(|server| server.addr));
+                    }
+                    self.reach.set_servers(servers, now);
                 }
                 Woken::Command(Some(Command::Shutdown(done))) => {
                     self.stop().await;
@@ -395,6 +402,7 @@ impl Driver {
                 Output::Event(event) => self.tell(event),
                 Output::Ponged(outcome) => self.finish_ping(outcome),
                 Output::Observed { by, seen } => self.reach.observe_mapped(by, seen, now),
+                Output::AllocateRelay(request) => self.allocate_relay(&request, now),
                 Output::Suspected => self.reach.doubt(now),
                 Output::MapOutdated => {
                     tracing::info!("a member that the map does not have sends packets: asking for the map anew");

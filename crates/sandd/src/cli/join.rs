@@ -54,6 +54,9 @@ pub(super) struct TunnelArgs {
     /// Never ask the router for a port (PCP, NAT-PMP, UPnP)
     #[arg(long)]
     no_port_mapping: bool,
+    /// Carry, on this UDP port, what pairs of peers send each other that find no direct path; the policy says for whom
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    peer_relay_port: Option<u16>,
     /// Keep no state and be forgotten after the end; a key is needed at each start
     #[arg(long)]
     tunnel_ephemeral: bool,
@@ -216,6 +219,9 @@ impl TunnelArgs {
         }
         if let Some(path) = &self.ca_file {
             builder = builder.ca_file(path);
+        }
+        if let Some(port) = self.peer_relay_port {
+            builder = builder.peer_relay(port);
         }
         if let Some(device) = &self.tunnel_tun {
             builder = builder.tun(device);

@@ -149,6 +149,13 @@ fn status_text(status: &MeshStatus) -> String {
         None => line("home relay", "none"),
     }
     line("device", &format!("{}, UDP port {}", status.device, status.port));
+    if let Some(relay) = &status.peer_relay {
+        let (port, bound) = (relay.port, relay.bound);
+        line(
+            "peer relay",
+            &format!("UDP port {port}, {bound} pairs, {} carried", size(relay.bytes)),
+        );
+    }
     if status.peers.is_empty() {
         text.push_str("no peers\n");
         return text;

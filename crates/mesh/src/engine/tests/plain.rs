@@ -116,7 +116,7 @@ fn an_authenticated_packet_moves_the_path_and_a_new_list_moves_it_back() {
     let roamed = plain.world.hosts[1].addr;
     assert!(plain.ping(1, 0).is_some());
     assert_eq!(plain.ping(0, 1), Some(PeerPath::Direct(roamed)));
-    let path = |plain: &Plain| plain.world.hosts[0].engine.peer_status(plain.world.now)[0].path;
+    let path = |plain: &Plain| plain.world.hosts[0].engine.peer_status(plain.world.now)[0].path.clone();
     // The same list again is no news; another one is.
     plain.world.hosts[1].node.hostname = "renamed".to_owned();
     plain.world.tell_map(0, &allow_all(), |_| true);

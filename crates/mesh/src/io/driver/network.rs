@@ -66,7 +66,11 @@ impl Driver {
 
     fn take_addresses(&mut self) {
         let ports = (self.udp.port(), self.udp.port_v6());
-        self.reach.set_interfaces(&self.netmon.network().addresses, ports);
+        let addresses = &self.netmon.network().addresses;
+        self.reach.set_interfaces(addresses, ports);
+        if let Some(server) = &self.relay_server {
+            server.set_interfaces(addresses);
+        }
         self.want_mapping();
     }
 

@@ -57,6 +57,10 @@ pub(super) fn send(queue: &mut SendQueue, exit: &mut impl Exit, unsent: &mut Vec
                     continue;
                 }
             }
+            Underlay::PeerRelay(via) => {
+                batch.wrap(Underlay::Udp(via.addr), &via.wireguard_header());
+                continue;
+            }
             Underlay::Derp { region, key } => exit.relayed(region, &key, batch),
         }
         queue.pop();

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Command, Driver, WaitingPing};
-use crate::engine::{PingOutcome, seconds};
+use crate::engine::{PingOutcome, RelayRequest, seconds};
 use crate::error::PingError;
 use crate::io::netmon::Change;
 use crate::metrics::Counters;
@@ -88,8 +88,17 @@ impl Driver {
             port_mapped: self.reach.port_mapped(),
             key_expiry: key_expiry.and_then(seconds),
             warnings: map.health.clone(),
+            peer_relay: self.relay_server.as_ref().map(|server| server.status()),
             peers: self.engine.peer_status(now),
             counters: self.counters(),
+        }
+    }
+
+    /// Our relay server's answer to a peer that may ask.
+    pub(super) fn allocate_relay(&mut self, request: &RelayRequest, now: Instant) {
+        let server = self.relay_server.as_ref();
+        if let Some(endpoint) = server.and_then(|server| server.allocate(request.asking, request.clients, now)) {
+            self.engine.answer_relay_request(request, endpoint);
         }
     }
 

@@ -62,6 +62,15 @@ fn of_peer(facts: &Facts, status: &MeshStatus, peer: &PeerStatus) -> Finding {
             let rtt = peer.rtt_ms.map(|ms| format!(", {ms:.1} ms")).unwrap_or_default();
             Finding::ok(&topic, format!("direct {addr}{rtt}"))
         }
+        PeerPath::PeerRelayed { .. } if peer.suspect => Finding::warning(
+            &topic,
+            format!("{} owes an answer, the relay of a region is used beside it", peer.path),
+            "look again in a moment; when it stays so, look at that peer",
+        ),
+        PeerPath::PeerRelayed { .. } => {
+            let rtt = peer.rtt_ms.map(|ms| format!(", {ms:.1} ms")).unwrap_or_default();
+            Finding::ok(&topic, format!("{}{rtt}", peer.path))
+        }
         PeerPath::Relayed(_) | PeerPath::Unknown if peer.wireguard_only => Finding::warning(
             &topic,
             "it speaks plain WireGuard and has not called yet: it has no relay",
@@ -118,7 +127,7 @@ fn why_relayed(report: Option<&NetReport>, status: &MeshStatus, peer: &PeerStatu
         (true, Some(true)) => (
             "both sides sit behind hard NATs, which give each destination another port".to_owned(),
             Some(format!(
-                "{} here or the peer's port over there, {mapping} on one side, or run a UDP relay that both reach",
+                "{} here or the peer's port over there, {mapping} on one side, or let a node that both reach run with --peer-relay-port",
                 open(status.port)
             )),
         ),
