@@ -287,7 +287,22 @@ const PEERS: &[(PeerChange, Level, &str, &str)] = &[
         },
         Level::Warning,
         "both sides sit behind hard NATs",
-        "UDP relay",
+        "--peer-relay-port",
+    ),
+    (
+        |_, _, peer| peer.path = over_a_peer(),
+        Level::Ok,
+        "relayed by peer relay-1.mesh.test at 203.0.113.13:7777",
+        "",
+    ),
+    (
+        |_, _, peer| {
+            peer.path = over_a_peer();
+            peer.suspect = true;
+        },
+        Level::Warning,
+        "owes an answer",
+        "look at that peer",
     ),
     (
         |status, _, _| status.mapping_varies = Some(true),
@@ -366,6 +381,14 @@ const PEERS: &[(PeerChange, Level, &str, &str)] = &[
         "loses packets",
     ),
 ];
+
+fn over_a_peer() -> PeerPath {
+    PeerPath::PeerRelayed {
+        by: Some("relay-1.mesh.test".to_owned()),
+        addr: "203.0.113.13:7777".parse().unwrap(),
+        vni: 1,
+    }
+}
 
 #[test]
 fn why_a_peer_is_as_it_is() {
