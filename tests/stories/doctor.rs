@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use e2e::lab::{Headscale, HeadscaleOptions, NatKind, Relays, Run, SanddPath, eventually, probe::Pinger, story};
+use e2e::lab::{
+    Derper, Headscale, HeadscaleOptions, NatKind, Relays, Run, SanddPath, eventually, probe::Pinger, story,
+};
 use serde_json::Value;
 
 use crate::stage::{DIRECT, TUNED, headscale, two_nodes};
@@ -11,6 +13,8 @@ use crate::stage::{DIRECT, TUNED, headscale, two_nodes};
 #[test]
 fn two_hard_routers_are_named_with_what_would_help() {
     story(|lab| {
+        // Two STUN servers: one alone cannot tell what kind of NAT there is.
+        let _derper = Derper::start(lab)?;
         let relays = Relays::EmbeddedAndDerper;
         let headscale = Headscale::start(lab, &HeadscaleOptions { relays, ..TUNED })?;
         let (_site_a, a, _site_b, b) = lab.pair(NatKind::Hard, NatKind::Hard)?;
