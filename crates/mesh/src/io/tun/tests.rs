@@ -3,6 +3,7 @@
 
 #[cfg(target_os = "linux")]
 mod referee;
+mod weather;
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
@@ -100,7 +101,7 @@ async fn story() {
     let peer = peer_behind(Arc::clone(&tun), &[ip("100.64.0.2"), ip("fd7a:115c:a1e0::2")]);
 
     for (local, remote) in [(ours4, ip("100.64.0.2")), (ours6, ip("fd7a:115c:a1e0::2"))] {
-        streams(&peer, local, remote).await;
+        streams(&peer, local, remote, LEN).await;
         datagrams(&peer, local, remote).await;
         let time = peer.ping(local, Duration::from_secs(5)).await.unwrap();
         assert!(time < Duration::from_secs(5));
@@ -111,7 +112,7 @@ async fn story() {
     tun.set_addresses(&[new, ours6]).await.unwrap();
     tun.set_routes(&[mesh4, mesh6]).await.unwrap();
     assert!(TcpListener::bind_kernel(&[ours4], PORT).is_err());
-    streams(&peer, new, ip("100.64.0.2")).await;
+    streams(&peer, new, ip("100.64.0.2"), LEN).await;
     tun.set_routes(&[mesh6]).await.unwrap();
     let unrouted = TcpStream::connect_kernel(new, SocketAddr::new(ip("100.64.0.2"), PORT))
         .await
@@ -136,17 +137,7 @@ fn peer_behind(tun: Arc<TunDevice>, addresses: &[IpAddr]) -> SharedStack {
         loop {
             let deadline = {
                 let mut stack = shared.lock();
-                let mut batch = Vec::<PacketBuf>::new();
-                while let Some(len) = tun.recv_super(&mut buffer).unwrap() {
-                    let (header, packet) = buffer[..len].split_at(VnetHeader::LEN);
-                    let splitter = Splitter::new(&VnetHeader::parse(header).unwrap(), packet).unwrap();
-                    for index in 0..splitter.count() {
-                        let mut single = PacketBuf::zeroed(splitter.len_of(index));
-                        splitter.write(index, &mut single);
-                        batch.push(single);
-                    }
-                }
-                stack.handle_packets(batch, Instant::now());
+                stack.handle_packets(read_all(&tun, &mut buffer), Instant::now());
                 stack.poll(Instant::now());
                 let mut sink = |joined: &mut [u8]| tun.send_super(joined).unwrap();
                 while let Some(packet) = stack.poll_transmit() {
@@ -171,8 +162,23 @@ fn peer_behind(tun: Arc<TunDevice>, addresses: &[IpAddr]) -> SharedStack {
     stack
 }
 
-/// Kernel to stack and stack to kernel, data both ways at once.
-async fn streams(peer: &SharedStack, local: IpAddr, remote: IpAddr) {
+/// What waits in the device, cut into single packets.
+fn read_all(tun: &TunDevice, buffer: &mut [u8]) -> Vec<PacketBuf> {
+    let mut batch = Vec::new();
+    while let Some(len) = tun.recv_super(buffer).unwrap() {
+        let (header, packet) = buffer[..len].split_at(VnetHeader::LEN);
+        let splitter = Splitter::new(&VnetHeader::parse(header).unwrap(), packet).unwrap();
+        for index in 0..splitter.count() {
+            let mut single = PacketBuf::zeroed(splitter.len_of(index));
+            splitter.write(index, &mut single);
+            batch.push(single);
+        }
+    }
+    batch
+}
+
+/// Kernel to stack and stack to kernel, `len` octets both ways at once.
+async fn streams(peer: &SharedStack, local: IpAddr, remote: IpAddr, len: usize) {
     let listener = TcpListener::bind_userspace(peer, PORT).unwrap();
     let (dialled, accepted) = tokio::join!(
         TcpStream::connect_kernel(local, SocketAddr::new(remote, PORT)),
@@ -180,14 +186,14 @@ async fn streams(peer: &SharedStack, local: IpAddr, remote: IpAddr) {
     );
     let (accepted, from) = accepted.unwrap();
     assert_eq!(from.ip(), local);
-    both_ways(dialled.unwrap(), accepted).await;
+    both_ways(dialled.unwrap(), accepted, len).await;
 
     let listener = TcpListener::bind_kernel(&[local], PORT).unwrap();
     let (dialled, accepted) = tokio::join!(
         TcpStream::connect_userspace(peer, remote, SocketAddr::new(local, PORT)),
         listener.accept()
     );
-    both_ways(dialled.unwrap(), accepted.unwrap().0).await;
+    both_ways(dialled.unwrap(), accepted.unwrap().0, len).await;
     drop(listener);
 
     let refused = TcpStream::connect_userspace(peer, remote, SocketAddr::new(local, PORT))
@@ -200,10 +206,10 @@ async fn streams(peer: &SharedStack, local: IpAddr, remote: IpAddr) {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
-async fn both_ways(a: TcpStream, b: TcpStream) {
-    async fn talk(stream: TcpStream, factor: usize, other: usize) {
+async fn both_ways(a: TcpStream, b: TcpStream, len: usize) {
+    async fn talk(stream: TcpStream, factor: usize, other: usize, len: usize) {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let bytes = |factor: usize| -> Vec<u8> { (0..LEN).map(|at| ((at * factor) >> 7) as u8).collect() };
+        let bytes = |factor: usize| -> Vec<u8> { (0..len).map(|at| ((at * factor) >> 7) as u8).collect() };
         let sent = bytes(factor);
         let write = async {
             writer.write_all(&sent).await.unwrap();
@@ -211,10 +217,10 @@ async fn both_ways(a: TcpStream, b: TcpStream) {
         };
         let mut received = Vec::new();
         let (_, read) = tokio::join!(write, reader.read_to_end(&mut received));
-        assert_eq!(read.unwrap(), LEN);
+        assert_eq!(read.unwrap(), len);
         assert!(received == bytes(other));
     }
-    tokio::join!(talk(a, 31, 37), talk(b, 37, 31));
+    tokio::join!(talk(a, 31, 37, len), talk(b, 37, 31, len));
 }
 
 async fn datagrams(peer: &SharedStack, local: IpAddr, remote: IpAddr) {

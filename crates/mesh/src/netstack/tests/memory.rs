@@ -7,7 +7,7 @@ use super::super::ConnectionId;
 use super::link::{CALM, Link, Side, Weather, noop, v4};
 
 const PORT: u16 = 8765;
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 16;
 /// Of one end.
 const BAR: i64 = 16 * 1024;
 const IDLE: Duration = Duration::from_secs(60);
@@ -63,6 +63,12 @@ fn exchange(link: &mut Link, (a, b): Ends, len: usize, piece: usize) {
 #[test]
 fn after_a_question_and_an_answer() {
     idle_ends_stay_below_the_bar(CALM, |link, ends| exchange(link, ends, 4_000, 4_000));
+}
+
+#[test]
+fn after_bulk_with_losses() {
+    let weather = Weather { loss: 5, ..CALM };
+    idle_ends_stay_below_the_bar(weather, |link, ends| exchange(link, ends, 200_000, 64 * 1024));
 }
 
 /// Each octet was a segment of its own, and all were on their way at once.
