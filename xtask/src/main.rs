@@ -8,6 +8,7 @@ mod notices;
 mod peers;
 mod rivals;
 mod setup;
+mod sim;
 mod step;
 mod tree;
 
@@ -26,6 +27,8 @@ const USAGE: &str = "usage: cargo xtask <verb>
   natlab [ARG]..       the NAT matrix: which pairs of routers must be direct, which are (root, namespaces); --help
   natlab faults [ARG].. what each fault costs: rebinds, cut paths, dead relays, sleep; --help lists its arguments
   bench throughput [ARG]..  speed against wireguard-go, tailscaled, gotatun, boringtun and tsnet (root, namespaces); --help
+  sim [--seeds N] [--from N] [--steps N] [--jobs N]  simulated worlds, one a seed; a failure prints its seed and is written
+                       to target/sim-failures, with a capture
   notices [--check]    writes THIRD-PARTY-NOTICES.md, or checks it and the licences of all dependencies";
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn dispatch() -> Result<()> {
         "lab-measure" => e2e::measure(rest),
         "natlab" => e2e::natlab(rest),
         "bench" => bench::run(rest),
+        "sim" => sim::run(rest),
         "notices" => notices::run(rest.iter().any(|argument| argument == "--check")),
         _ => bail!("unknown verb {verb}\n{USAGE}"),
     }

@@ -419,7 +419,7 @@ impl Engine {
 /// A transaction id from the system's random source.
 pub(crate) fn new_tx() -> TxId {
     let mut tx = [0u8; 12];
-    getrandom::fill(&mut tx).expect("the operating system provides randomness");
+    crate::random::fill(&mut tx);
     tx
 }
 

@@ -62,7 +62,10 @@ pub mod packet;
 mod path;
 mod peer_relay;
 mod portmap;
+mod random;
 pub mod route;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod status;
 pub mod stun;
 mod wg;

@@ -16,7 +16,7 @@ pub(crate) const UNWRAPS_PER_THOUSAND: usize = 2;
 /// Where tasks, sockets and clocks may be: the shells of each package, as prefixes of module paths.
 const SHELLS: [(&str, &[&str]); 4] = [
     ("control-client", &["io", "dial", "client"]),
-    ("mesh", &["io", "net", "mesh", "builder", "event"]),
+    ("mesh", &["io", "net", "mesh", "builder", "event", "bin"]),
     ("coordinator", &["io", "coordinator", "hooks"]),
     ("sandd", &["main", "cli", "local", "transport", "controller", "daemon"]),
 ];

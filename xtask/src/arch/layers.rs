@@ -5,7 +5,7 @@ use super::source::Source;
 /// A module of a package and the modules beside it that it may name.
 type Layer = (&'static str, &'static [&'static str]);
 
-const MESH_LEAVES: [&str; 5] = ["packet", "event", "status", "error", "metrics"];
+const MESH_LEAVES: [&str; 6] = ["packet", "event", "status", "error", "metrics", "random"];
 
 const CONTROL_CLIENT: &[Layer] = &[
     ("keys", &[]),

@@ -49,7 +49,7 @@ impl DiscoBox {
     #[must_use]
     pub fn seal(&self, sender: &DiscoPublicKey, message: &Message) -> Vec<u8> {
         let mut nonce = [0u8; 24];
-        getrandom::fill(&mut nonce).expect("the operating system provides randomness");
+        crate::random::fill(&mut nonce);
         self.seal_with(sender, nonce, &message.encode())
     }
 

@@ -15,6 +15,7 @@ use crate::metrics::DropReason;
 use crate::packet::ecn::combine;
 use crate::packet::ip::{IpPacket, Transport};
 use crate::packet::tsmp;
+use crate::path::agent::Route;
 use crate::peer_relay::{Via, geneve_run};
 use crate::wg::Initiator;
 use crate::wg::guard::Admission;
@@ -265,8 +266,14 @@ impl Engine {
         } else if matches!(kind, MessageKind::Response { .. }) {
             peer.path.handle_opened(None, now);
         }
+        // A way that has led here need not lead back: until it is proven, the relay has the answer as well.
+        let proven = matches!(from, Underlay::Udp(addr) if peer.path.route() == Route::Direct(addr));
+        let second = self.relay_of(id).filter(|relay| !proven && *relay != from);
         for reply in replies {
             self.transmit(from, &reply);
+            if let (Some(relay), MessageKind::Initiation) = (second, kind) {
+                self.transmit(relay, &reply);
+            }
         }
         if established {
             self.session_established(id, now);

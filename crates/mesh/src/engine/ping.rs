@@ -39,7 +39,7 @@ pub(super) struct Pings {
 impl Pings {
     pub(super) fn new() -> Self {
         let mut bytes = [0u8; 2];
-        getrandom::fill(&mut bytes).expect("the operating system provides randomness");
+        crate::random::fill(&mut bytes);
         Self {
             identifier: u16::from_be_bytes(bytes),
             next: 0,

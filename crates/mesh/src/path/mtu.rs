@@ -23,6 +23,8 @@ const TRY_AFTER: Duration = Duration::from_millis(300);
 const RENEW: Duration = Duration::from_secs(5);
 /// The path answered nothing at all: its size is looked at again after this.
 const SILENT: Duration = Duration::from_secs(1);
+/// A path that carried something so lately is in use; the size of another one is nobody's concern.
+const USED: Duration = Duration::from_secs(5);
 /// What was not answered is tried again after this.
 const RETRY: Duration = Duration::from_secs(600);
 
@@ -116,7 +118,8 @@ impl PathMtu {
         new_tx: fn() -> TxId,
     ) -> Option<MtuProbe> {
         let to = self.path?;
-        if self.renew.is_some_and(|at| at <= now) {
+        let used = alive.is_some_and(|alive| now.saturating_duration_since(alive) < USED);
+        if used && self.renew.is_some_and(|at| at <= now) {
             self.renew = None;
             // From the proven size on, so that a path that has become narrower is noticed.
             if self.proven > BASE {

@@ -29,7 +29,7 @@ impl<O: Copy> IndexTable<O> {
     pub(crate) fn register(&mut self, owner: O) -> u32 {
         loop {
             let mut bytes = [0u8; 4];
-            getrandom::fill(&mut bytes).expect("the operating system provides randomness");
+            crate::random::fill(&mut bytes);
             let index = u32::from_ne_bytes(bytes);
             if let Entry::Vacant(free) = self.owners.entry(index) {
                 free.insert(owner);
