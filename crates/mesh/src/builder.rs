@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use sandd_control_client::dial::Dialer;
 use sandd_control_client::keys::DiscoPrivateKey;
 use sandd_control_client::{AuthKey, ControlClient, ControlConfig, ControlUrl, MemoryStore, StateStore};
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use crate::engine::{Engine, OpenQueue, Snapshot};
@@ -180,18 +181,16 @@ impl MeshBuilder {
     pub async fn start(self, coordinator: ControlUrl, key: Option<AuthKey>) -> Result<Mesh, JoinError> {
         let dialer = Dialer::new(self.ca_file.as_deref())?;
         // The data plane's own thread, with sockets and device registered there; all else stays with the caller's runtime.
-        let lane = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(JoinError::Thread)?;
+        let lane = LaneRuntime::new().map_err(JoinError::Thread)?;
         let now = Instant::now();
         let (udp, (device, sockets), netmon) = {
-            let _lane = lane.enter();
+            let _lane = lane.get().enter();
             let udp = self.udp()?;
             let (device, sockets) = self.device()?;
             let netmon = NetMonitor::start(device.interface(), now);
             (udp, (device, sockets), netmon)
         };
+        let relay_server = self.relay_server(&netmon)?;
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let disco_key = DiscoPrivateKey::generate();
 
@@ -200,14 +199,6 @@ impl MeshBuilder {
         config.auth_key = key;
         config.ephemeral = self.ephemeral;
         config.accept_new_control_key = self.accept_new_control_key;
-        let relay_server = self.peer_relay.map(|port| {
-            let started = RelayHost::start(port);
-            started.map_err(|source| JoinError::Udp { port, source })
-        });
-        let relay_server = relay_server.transpose()?;
-        if let Some(server) = &relay_server {
-            server.set_interfaces(&netmon.network().addresses);
-        }
         config.hostinfo.peer_relay = relay_server.is_some();
         let ports = (udp.port(), udp.port_v6());
         let mut reach = Reach::new(ports, None, now);
@@ -243,9 +234,7 @@ impl MeshBuilder {
         if lanes.is_some() {
             engine.use_lanes();
         }
-        if relay_server.is_some() {
-            engine.set_relay_serving();
-        }
+        engine.set_relay_serving(relay_server.is_some());
         let driver = Driver {
             engine,
             udp,
@@ -268,7 +257,7 @@ impl MeshBuilder {
         // Ends when the last handle drops the command channel.
         std::thread::Builder::new()
             .name("sandd-mesh".to_owned())
-            .spawn(move || lane.block_on(driver.run()))
+            .spawn(move || lane.get().block_on(driver.run()))
             .map_err(JoinError::Thread)?;
         Ok(Mesh {
             shared: Arc::new(shared),
@@ -282,6 +271,13 @@ impl MeshBuilder {
         })
     }
 
+    fn relay_server(&self, netmon: &NetMonitor) -> Result<Option<RelayHost>, JoinError> {
+        let Some(port) = self.peer_relay else { return Ok(None) };
+        let server = RelayHost::start(port).map_err(|source| JoinError::PeerRelay { port, source })?;
+        server.set_interfaces(&netmon.network().addresses);
+        Ok(Some(server))
+    }
+
     fn device(&self) -> Result<(Device, Sockets), JoinError> {
         #[cfg(feature = "tun")]
         if let Some(name) = &self.tun {
@@ -293,6 +289,28 @@ impl MeshBuilder {
         let waker = Arc::clone(&wake);
         let stack = SharedStack::new(StackConfig::new(BASE), Arc::new(move || waker.notify_one()));
         Ok((Device::userspace(stack.clone(), wake), Sockets::Userspace(stack)))
+    }
+}
+
+/// The runtime of the data plane's thread. Where joining fails it is dropped by whoever joins, who must not wait for its end.
+struct LaneRuntime(Option<Runtime>);
+
+impl LaneRuntime {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn get(&self) -> &Runtime {
+        self.0.as_ref().expect("only dropping takes it")
+    }
+}
+
+impl Drop for LaneRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -24,6 +24,14 @@ pub enum JoinError {
         /// Cause.
         source: io::Error,
     },
+    /// The relay server for peers cannot be started.
+    #[error("cannot carry for peers on UDP port {port}: {source}; give --peer-relay-port a free port")]
+    PeerRelay {
+        /// Port asked for.
+        port: u16,
+        /// Cause.
+        source: io::Error,
+    },
     /// The data plane's thread cannot be started.
     #[error("cannot start the mesh's thread: {0}; the system's limit of processes or files is likely reached")]
     Thread(io::Error),

@@ -71,9 +71,9 @@ fn client_of(peer: &mut Peer, own: DiscoPublicKey, now: Instant) -> Option<&mut 
 }
 
 impl Engine {
-    /// A relay server of ours runs: requests for endpoints come out as [`Output::AllocateRelay`].
-    pub(crate) fn set_relay_serving(&mut self) {
-        self.relays.serving = true;
+    /// Whether a relay server of ours runs: requests for endpoints come out as [`Output::AllocateRelay`].
+    pub(crate) fn set_relay_serving(&mut self, serving: bool) {
+        self.relays.serving = serving;
     }
 
     /// After a new map: whose relay we may use.
@@ -183,25 +183,23 @@ impl Engine {
 
     /// One of the three messages by which endpoints are asked for, given and told, come over the relay of a region.
     pub(super) fn handle_relay_message(&mut self, id: NodeId, message: Message, now: Instant) {
-        match message {
-            Message::CallMeMaybeVia(Some(endpoint)) if !self.lacks(NO_CLIENT) => {
-                let own = self.disco_public;
-                if let Some(client) = self.peers.get_mut(&id).and_then(|peer| client_of(peer, own, now)) {
-                    client.handle_call(&endpoint, now);
-                }
+        let own = self.disco_public;
+        if let Message::CallMeMaybeVia(Some(endpoint)) = &message
+            && !self.lacks(NO_CLIENT)
+            && let Some(client) = self.peers.get_mut(&id).and_then(|peer| client_of(peer, own, now))
+        {
+            client.handle_call(endpoint, now);
+        } else if let Message::AllocateRequest(Some((clients, generation))) = message {
+            self.handle_relay_request(id, clients, generation);
+        } else if let Message::AllocateResponse(Some((generation, endpoint))) = message {
+            let other = endpoint.clients.iter().find(|key| **key != own);
+            let Some(of) = other.and_then(|key| self.by_disco.get(key)).copied() else {
+                return;
+            };
+            if let Some(client) = self.peers.get_mut(&of).and_then(|peer| peer.relayed.as_mut()) {
+                client.handle_allocated(id, generation, &endpoint, now);
             }
-            Message::AllocateRequest(Some((clients, generation))) => self.handle_relay_request(id, clients, generation),
-            Message::AllocateResponse(Some((generation, endpoint))) => {
-                let other = endpoint.clients.iter().find(|key| **key != self.disco_public);
-                let Some(of) = other.and_then(|key| self.by_disco.get(key)).copied() else {
-                    return;
-                };
-                if let Some(client) = self.peers.get_mut(&of).and_then(|peer| peer.relayed.as_mut()) {
-                    client.handle_allocated(id, generation, &endpoint, now);
-                }
-                self.after_peer(of, now);
-            }
-            _ => {}
+            self.after_peer(of, now);
         }
     }
 

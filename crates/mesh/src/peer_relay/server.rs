@@ -293,30 +293,31 @@ impl RelayServer {
         let sealed = leg.sealed.get_or_insert_with(|| DiscoBox::new(own, &key));
         let message = sealed.open(packet).map_err(|_| Refused)?;
         let fits = |told: &RelayHandshake| told.vni == vni && told.remote == remote && told.generation != 0;
-        match message {
-            Message::Bind(told) if fits(&told) && within_second(&mut leg.control, now) => {
-                leg.generation = Some(told.generation);
-                self.secrets.rotate(now);
-                let challenge = RelayHandshake {
-                    challenge: self.secrets.challenge(&told, from),
-                    ..told
-                };
-                let mut reply = Via { addr: from, vni }.disco_header(true).to_vec();
-                reply.extend(sealed.seal(&self.public, &Message::BindChallenge(challenge)));
-                Ok((reply.len() <= packet.len() + GeneveHeader::LEN).then_some(reply))
-            }
-            Message::BindAnswer(told) if fits(&told) && leg.generation == Some(told.generation) => {
-                self.secrets.rotate(now);
-                if !self.secrets.accepts(&told, from) {
-                    return Err(Refused);
-                }
-                leg.generation = None;
-                leg.bound = Some(from);
-                leg.seen = now;
-                Ok(None)
-            }
-            _ => Err(Refused),
+        self.secrets.rotate(now);
+        if let Message::Bind(told) = message
+            && fits(&told)
+            && within_second(&mut leg.control, now)
+        {
+            leg.generation = Some(told.generation);
+            let challenge = RelayHandshake {
+                challenge: self.secrets.challenge(&told, from),
+                ..told
+            };
+            let mut reply = Via { addr: from, vni }.disco_header(true).to_vec();
+            reply.extend(sealed.seal(&self.public, &Message::BindChallenge(challenge)));
+            return Ok((reply.len() <= packet.len() + GeneveHeader::LEN).then_some(reply));
         }
+        if let Message::BindAnswer(told) = message
+            && fits(&told)
+            && leg.generation == Some(told.generation)
+            && self.secrets.accepts(&told, from)
+        {
+            leg.generation = None;
+            leg.bound = Some(from);
+            leg.seen = now;
+            return Ok(None);
+        }
+        Err(Refused)
     }
 }
 

@@ -31,7 +31,7 @@ impl World {
             mapped: vec![40_001, 40_002, 40_003],
             carried: 0,
         });
-        world.hosts[2].engine.set_relay_serving();
+        world.hosts[2].engine.set_relay_serving(true);
         world.meet();
         if granted {
             let (server, clients) = (

@@ -101,6 +101,15 @@ async fn a_port_that_is_taken_is_refused() {
     let port = taken.local_addr().unwrap().port();
     let error = RelayHost::start(port).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    // A node that was to have it does not start, and says so.
+    let coordinator = crate::ControlUrl::parse("http://127.0.0.1:1").unwrap();
+    let refused = crate::Mesh::builder()
+        .port(0)
+        .port_mapping(false)
+        .peer_relay(port)
+        .start(coordinator, None)
+        .await;
+    assert!(matches!(refused, Err(crate::JoinError::PeerRelay { port: named, .. }) if named == port));
 }
 
 #[tokio::test]

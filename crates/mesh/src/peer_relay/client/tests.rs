@@ -84,12 +84,12 @@ impl World {
     }
 
     fn generation(&self) -> u32 {
-        let asked = self.sent.iter().rev().find_map(|action| match action {
-            ClientAction::Control {
-                message: Message::Bind(told),
-                ..
-            } => Some(told.generation),
-            _ => None,
+        let asked = self.sent.iter().rev().find_map(|action| {
+            let ClientAction::Control { message, .. } = action else {
+                return None;
+            };
+            let Message::Bind(told) = message else { return None };
+            Some(told.generation)
         });
         asked.expect("it asked to bind")
     }
@@ -107,9 +107,11 @@ impl World {
     }
 
     fn last_ping(&self) -> TxId {
-        let ping = self.sent.iter().rev().find_map(|action| match action {
-            ClientAction::Ping { tx, .. } => Some(*tx),
-            _ => None,
+        let ping = self.sent.iter().rev().find_map(|action| {
+            let ClientAction::Ping { tx, .. } = action else {
+                return None;
+            };
+            Some(*tx)
         });
         ping.expect("it pinged")
     }

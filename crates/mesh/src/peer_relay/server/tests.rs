@@ -35,10 +35,10 @@ impl Client {
         let (header, rest) = GeneveHeader::parse(&reply).unwrap();
         assert!(header.control && header.vni == told.vni);
         assert_eq!(sender(rest), Some(server.public));
-        match DiscoBox::new(&self.key, &server.public).open(rest).unwrap() {
-            Message::BindChallenge(challenge) => Some(challenge),
-            other => panic!("{other:?}"),
-        }
+        let Ok(Message::BindChallenge(challenge)) = DiscoBox::new(&self.key, &server.public).open(rest) else {
+            panic!("no challenge");
+        };
+        Some(challenge)
     }
 
     fn answer(&self, server: &mut RelayServer, told: RelayHandshake, now: Instant) {
