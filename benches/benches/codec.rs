@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sandd_control_client::keys::{DiscoPrivateKey, NodePublicKey};
-use sandd_mesh::disco::{DiscoBox, Features, Message};
+use sandd_mesh::disco::{DiscoBox, Features, Message, Nat};
 use sandd_mesh::packet::ip::{IpPacket, encode_echo_request};
 use sandd_mesh::stun;
 
@@ -17,7 +17,7 @@ fn disco(criterion: &mut Criterion) {
         tx: [1; 12],
         node_key,
         padding: 0,
-        ours: Some(Features::current()),
+        ours: Some(Features::current(Nat::Easy, true)),
     };
     let packet = sealed.seal(&public, &ping);
     criterion.bench_function("disco key agreement", |b| {

@@ -36,6 +36,8 @@ impl Place {
 
 /// Asked for; the gateway may grant another time.
 pub(crate) const LIFETIME: u32 = 7_200;
+/// Ports below are nobody's to give us (S-18).
+pub(crate) const LEAST_PORT: u16 = 1_024;
 
 #[cfg(test)]
 mod tests;

@@ -246,6 +246,8 @@ impl Engine {
     }
 
     fn replace_disco_key(&mut self, id: NodeId, disco: Option<Disco>) {
+        // What was agreed with a relay was agreed for the old key.
+        self.forget_relayed(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(old) = peer.disco.take() {
             self.by_disco.remove(&old.key);

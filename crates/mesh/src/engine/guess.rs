@@ -16,6 +16,7 @@ use sandd_control_client::netmap::NodeId;
 use super::{Engine, Output, Underlay, new_tx};
 use crate::disco::{self, Features, Message, Nat};
 use crate::path::agent::Route;
+use crate::path::candidate::is_private;
 
 /// Pings of one attempt.
 const GUESSES: usize = 1_024;
@@ -108,6 +109,11 @@ impl Engine {
         self.guessing.nat = nat;
     }
 
+    /// Our network is another one: attempts made in the old one do not count.
+    pub(crate) fn forget_guesses(&mut self) {
+        self.guessing.opened_for.clear();
+    }
+
     /// What peers are told of this node.
     pub(super) fn features(&self) -> Features {
         Features::current(self.guessing.nat, self.guessing.allowed)
@@ -167,8 +173,15 @@ impl Engine {
             return;
         }
         let Some(peer) = self.peers.get(&id) else { return };
-        // Nobody sends us against a third party: the address is one that this peer has told of before.
-        if !peer.ours || peer.path.route() != Route::Relay || !peer.path.knows_ip(IpAddr::V4(public)) {
+        // Whom we do not talk with, or could reach otherwise, does not make us send; nor does anybody aim us at an inside
+        // network, at an address that it has not told before, or with others at one address at the same time.
+        let has_session = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.has_session());
+        let ip = IpAddr::V4(public);
+        let stuck = peer.ours && has_session && peer.path.route() == Route::Relay;
+        if !stuck || !peer.path.knows_ip(ip) || is_private(ip) {
+            return;
+        }
+        if self.guessing.probing.iter().any(|probing| probing.ip == public) {
             return;
         }
         if self.guessing.probing.iter().any(|probing| probing.peer == id)
@@ -247,7 +260,7 @@ impl Engine {
     /// Our own public IPv4 address, as peers are told.
     fn public_v4(&self) -> Option<Ipv4Addr> {
         self.endpoints.iter().find_map(|addr| match addr.ip() {
-            IpAddr::V4(ip) if !crate::path::candidate::is_private(addr.ip()) => Some(ip),
+            IpAddr::V4(ip) if !is_private(addr.ip()) => Some(ip),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         })
     }

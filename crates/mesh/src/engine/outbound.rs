@@ -174,9 +174,13 @@ impl Engine {
     /// As [`Self::ways_to`] for so many bytes of data: a path under suspicion doubles a little and not a flood.
     fn spread(&mut self, id: NodeId, bytes: usize, now: Instant) -> Option<(Underlay, Option<Underlay>)> {
         let (first, mirror) = self.ways_to(id)?;
-        let (Some(relay), Underlay::Udp(_), Some(peer)) = (mirror, first, self.peers.get_mut(&id)) else {
+        let (Some(relay), Some(peer)) = (mirror, self.peers.get_mut(&id)) else {
             return Some((first, mirror));
         };
+        if let Underlay::PeerRelay(_) = first {
+            let copied = peer.path.may_mirror(bytes, now);
+            return Some((first, mirror.filter(|_| copied)));
+        }
         Some(match peer.path.spread(bytes, now) {
             Spread::Both => (first, mirror),
             Spread::Address => (first, None),

@@ -267,10 +267,14 @@ impl Engine {
             }
             ClientAction::Expect(server, vni) => {
                 let sealed = DiscoBox::new(&self.disco_key, &server);
-                self.relays.expected.insert((server, vni), (id, sealed));
+                // One pair's endpoint is not another's, whatever a peer says of it.
+                self.relays.expected.entry((server, vni)).or_insert((id, sealed));
             }
             ClientAction::Forget(server, vni) => {
-                self.relays.expected.remove(&(server, vni));
+                let expected = &mut self.relays.expected;
+                if expected.get(&(server, vni)).is_some_and(|(owner, _)| *owner == id) {
+                    expected.remove(&(server, vni));
+                }
             }
             ClientAction::Control { server, to, message } => {
                 if let Some((_, sealed)) = self.relays.expected.get(&(server, to.vni)) {

@@ -38,7 +38,7 @@ impl GuessSockets {
     pub(crate) fn open(order: OpenGuess) -> Self {
         let mut sockets = Vec::with_capacity(SOCKETS);
         for _ in 0..SOCKETS {
-            match bind() {
+            match bind(&order) {
                 Ok(socket) => sockets.push(socket),
                 Err(error) => {
                     tracing::debug!(%error, opened = sockets.len(), "fewer sockets for port guessing");
@@ -47,13 +47,11 @@ impl GuessSockets {
             }
         }
         tracing::debug!(to = %order.to, sockets = sockets.len(), "guessing ports with a peer");
-        let guess = Self {
+        Self {
             sockets,
             order,
             again: Some(tokio::time::Instant::now() + AGAIN_AFTER),
-        };
-        guess.knock();
-        guess
+        }
     }
 
     fn knock(&self) {
@@ -111,8 +109,11 @@ impl GuessSockets {
     }
 }
 
-fn bind() -> std::io::Result<UdpSocket> {
+/// A socket whose opening packet has left: tokio would not send before it has seen the socket writable.
+fn bind(order: &OpenGuess) -> std::io::Result<UdpSocket> {
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_nonblocking(true)?;
+    // A full buffer or an unreachable network costs one chance.
+    let _ = socket.send_to(&order.datagram, order.to);
     UdpSocket::from_std(socket)
 }

@@ -158,10 +158,11 @@ impl Reach {
         self.begin_full(now);
     }
 
-    /// A direct path is silent: is our mapping still the one that peers were told? Asked once a second at most.
+    /// A direct path is silent: is our mapping still the one that peers were told? Asked once a second at most,
+    /// and not while a round that asks the home, too, is under way.
     pub(crate) fn doubt(&mut self, now: Instant) {
         let lately = |at: Instant| now.saturating_duration_since(at) < DOUBT_GAP;
-        if self.plan.as_ref().is_none_or(|plan| !lately(plan.started())) && !self.last_doubt.is_some_and(lately) {
+        if self.plan.is_none() && !self.last_doubt.is_some_and(lately) {
             self.last_doubt = Some(now);
             self.begin(Plan::home(&self.servers, self.home(), now), now);
         }

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use super::xml::{self, Piece};
-use super::{LIFETIME, Place};
+use super::{LEAST_PORT, LIFETIME, Place};
 
 /// Services of one device that are looked at.
 const MAX_SERVICES: usize = 8;
@@ -286,7 +286,7 @@ impl Talk {
         if response.ok {
             let reserved = any.then(|| xml::leaf(response.body, "NewReservedPort")).flatten();
             let external = reserved.and_then(|port| port.parse().ok()).unwrap_or(self.external);
-            return if external == 0 {
+            return if external < LEAST_PORT {
                 Stage::Failed
             } else {
                 Stage::Outside { control, external }

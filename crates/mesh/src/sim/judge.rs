@@ -206,9 +206,10 @@ impl World {
 
     fn believed(&self, from: usize, to: usize) -> Option<std::net::SocketAddr> {
         let path = self.hosts[from].engine.path_to(super::control::mesh_ip(to).into());
-        match path {
-            PeerPath::Direct(addr) => Some(addr),
-            _ => None,
+        if let PeerPath::Direct(addr) = path {
+            Some(addr)
+        } else {
+            None
         }
     }
 

@@ -159,10 +159,10 @@ impl World {
     }
 
     pub(super) fn link_lost(&mut self, host: usize, region: RegionId, generation: u64) {
-        if !self
+        if self
             .relays
             .link(host, region)
-            .is_some_and(|link| link.generation == generation)
+            .is_none_or(|link| link.generation != generation)
         {
             return;
         }

@@ -181,9 +181,10 @@ impl World {
             }
             self.trace.note(self.now, || format!("step {number}: {:?}", step.event));
             self.apply(&step.event);
-            let pause = match step.event {
-                Event::Idle { pause } => pause,
-                _ => Duration::ZERO,
+            let pause = if let Event::Idle { pause } = step.event {
+                pause
+            } else {
+                Duration::ZERO
             };
             self.advance(pause + step.wait);
         }
@@ -282,7 +283,7 @@ impl World {
             Arrival::Look => {
                 self.look();
                 self.looks += 1;
-                if self.looks % 20 == 0 {
+                if self.looks.is_multiple_of(20) {
                     self.read_interfaces();
                 }
                 self.after(Duration::from_millis(500), Arrival::Look);

@@ -24,8 +24,12 @@ impl Driver {
         tracing::info!(?change, "the network has changed");
         self.udp.open_missing();
         self.take_addresses();
-        if change != Change::Gained {
+        if change == Change::Moved {
+            // Another NAT, perhaps: what was won at the old one is worth nothing, and a new attempt may be.
             self.udp.release_won();
+            self.engine.forget_guesses();
+        }
+        if change != Change::Gained {
             // The peers first, then STUN: what is sent first is answered first.
             let endpoints = self.changed_endpoints();
             self.engine.handle_network_change(endpoints, now);

@@ -123,6 +123,11 @@ impl PathAgent {
         }
     }
 
+    /// True while `bytes` of data may also be doubled for a way that is not this machine's.
+    pub(crate) fn may_mirror(&mut self, bytes: usize, now: Instant) -> bool {
+        self.evidence.get_or_insert_default().take_mirror(bytes, now)
+    }
+
     /// Asks inside the tunnel whether data arrives, and draws the conclusion.
     pub(super) fn run_unanswered(&mut self, best: SocketAddr, now: Instant) {
         let busy = self.busy(now);

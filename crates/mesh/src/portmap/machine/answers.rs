@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use super::{Asked, OTHERS, Phase, Portmapper, Protocol};
-use crate::portmap::{nat_pmp, pcp};
+use crate::portmap::{LEAST_PORT, nat_pmp, pcp};
 
 /// An epoch may be so much behind: clocks differ, datagrams overtake each other.
 const EPOCH_SLACK: u64 = 2;
@@ -39,7 +39,7 @@ impl Portmapper {
             } => {
                 self.note_epoch(epoch, now);
                 let ours = self.place.is_some_and(|place| place.port == internal) && self.asking(Asked::NatPmp);
-                if !ours || external == 0 || lifetime == 0 {
+                if !ours || external < LEAST_PORT || lifetime == 0 {
                     return;
                 }
                 if let Some(address) = self.heard.address {
@@ -78,7 +78,7 @@ impl Portmapper {
                     return;
                 }
                 self.note_epoch(epoch, now);
-                if external == 0 || lifetime == 0 || address.is_unspecified() {
+                if external < LEAST_PORT || lifetime == 0 || address.is_unspecified() {
                     return;
                 }
                 let life = Duration::from_secs(lifetime.into());
