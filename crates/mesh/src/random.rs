@@ -1,6 +1,6 @@
 //! Random bytes for everything in this crate that draws them: the operating system's, always.
 //!
-//! The one exception is in no product: a thread on which a simulated world runs ([`seed`]) draws from that world's seed,
+//! The one exception is in no product: a thread on which a simulated world runs (`seed`) draws from that world's seed,
 //! so that it goes the same way every time.
 
 /// Fills `bytes`.
