@@ -160,7 +160,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
         let opened = open(tunnel, slots, &mut self.sealed);
-        let established = tunnel.take_established();
+        let (established, completed) = (tunnel.take_established(), tunnel.take_completed());
         self.counters
             .drop_packets(DropReason::Unopened, count - opened.count_ones() as usize);
         if opened != 0 {
@@ -188,6 +188,8 @@ impl Engine {
         }
         if established {
             self.session_established(id, now);
+        } else if completed {
+            self.tell_disco_key(id, now);
         }
         self.after_peer(id, now);
     }
@@ -254,7 +256,7 @@ impl Engine {
         if taken.is_err() {
             return self.counters.drop_packet(DropReason::Unopened);
         }
-        let established = tunnel.take_established();
+        let (established, completed) = (tunnel.take_established(), tunnel.take_completed());
         peer.last_received = Some(now);
         if let Underlay::Udp(addr) = from {
             match kind {
@@ -277,6 +279,8 @@ impl Engine {
         }
         if established {
             self.session_established(id, now);
+        } else if completed {
+            self.tell_disco_key(id, now);
         }
     }
 

@@ -318,25 +318,31 @@ impl Engine {
             name: peer.node.name.clone(),
             key: peer.node.key,
         };
-        let pair = self
-            .own_ips
-            .iter()
-            .filter(|_| !peer.node.wireguard_only)
-            .find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
         let Some(tunnel) = &mut peer.tunnel else { return };
         let staged = tunnel.take_staged();
         peer.path.handle_sent(now);
         // First, so that the peer knows the key before the first ping and call-me-maybe arrive.
-        let advert = pair.and_then(|(own, theirs)| tsmp::encode_disco_advertisement(own, theirs, &self.disco_public));
-        if let Some(advert) = advert {
-            self.seal_single(id, &advert, now);
-        }
+        self.tell_disco_key(id, now);
         for packet in staged {
             self.seal_single(id, &packet, now);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.path.restart_discovery(now);
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Our disco key, inside the tunnel: also to a peer that has begun anew while our session stood, for what its state
+    /// file and the coordinator know of us may be older.
+    pub(super) fn tell_disco_key(&mut self, id: NodeId, now: Instant) {
+        let Some(peer) = self.peers.get(&id).filter(|peer| !peer.node.wireguard_only) else {
+            return;
+        };
+        let mut own = self.own_ips.iter();
+        let pair = own.find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
+        let advert = pair.and_then(|(own, theirs)| tsmp::encode_disco_advertisement(own, theirs, &self.disco_public));
+        if let Some(advert) = advert {
+            self.seal_single(id, &advert, now);
+        }
     }
 
     pub(super) fn seal_single(&mut self, id: NodeId, packet: &[u8], now: Instant) {

@@ -66,6 +66,8 @@ pub(crate) struct Tunnel {
     /// Indices to be given back.
     gone: Vec<u32>,
     had_session: bool,
+    /// A handshake was completed since this was last asked.
+    fresh: bool,
 }
 
 impl Tunnel {
@@ -85,6 +87,7 @@ impl Tunnel {
             spares: Vec::new(),
             gone: Vec::new(),
             had_session: false,
+            fresh: false,
         }
     }
 
@@ -124,6 +127,11 @@ impl Tunnel {
         let fresh = has && !self.had_session;
         self.had_session = has;
         fresh
+    }
+
+    /// True once after a handshake was completed, the first or a later one: the peer may have begun anew.
+    pub(crate) fn take_completed(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 
     /// True when packets can be sealed now.
@@ -368,6 +376,7 @@ impl Tunnel {
 
     /// A session can be sent on: what was tried for it ends.
     fn completed(&mut self) {
+        self.fresh = true;
         self.timers.completed();
         self.renewal_slack = self.timers.draw();
         self.forget();

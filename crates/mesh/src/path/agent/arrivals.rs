@@ -31,7 +31,7 @@ impl PathAgent {
         }
         self.ping_all(now, PING_GAP);
         if !matches!(self.state, State::Direct { .. }) {
-            self.call(now);
+            self.answer_call(now);
         }
     }
 

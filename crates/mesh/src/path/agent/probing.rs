@@ -44,7 +44,15 @@ impl PathAgent {
     pub(super) fn call(&mut self, now: Instant) {
         // The ladder's early rounds are allowed: a lost call is what they are for.
         let early = self.discovery.is_some_and(|(_, round)| round < 3);
-        let gap = if early { PING_GAP } else { CALL_GAP };
+        self.call_after(if early { PING_GAP } else { CALL_GAP }, now);
+    }
+
+    /// A call-me-maybe is answered by one, but not an answer: two that cannot reach each other would go on for ever.
+    pub(super) fn answer_call(&mut self, now: Instant) {
+        self.call_after(CALL_GAP, now);
+    }
+
+    fn call_after(&mut self, gap: Duration, now: Instant) {
         if self
             .last_call
             .is_none_or(|last| now.saturating_duration_since(last) >= gap)

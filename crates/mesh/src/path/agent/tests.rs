@@ -422,3 +422,28 @@ fn leaving_a_path_withdraws_our_addresses_before_they_are_named_anew() {
         "{actions:?}"
     );
 }
+
+#[test]
+fn two_that_cannot_reach_each_other_stop_calling() {
+    let (mut one, mut other) = (Story::new(&[ADDR]), Story::new(&["198.51.100.7:41641"]));
+    one.agent.handle_sent(one.now);
+    let mut calls = 0;
+    for round in 0..300 {
+        let calling = one.actions().contains(&PathAction::CallMeMaybe);
+        one.after(102);
+        other.after(102);
+        if calling {
+            other
+                .agent
+                .handle_call_me_maybe(&["198.51.100.7:41641".parse().unwrap()], other.now);
+            calls += u32::from(round > 100);
+        }
+        let answering = other.actions().contains(&PathAction::CallMeMaybe);
+        one.after(102);
+        other.after(102);
+        if answering {
+            one.agent.handle_call_me_maybe(&[addr()], one.now);
+        }
+    }
+    assert_eq!(calls, 0, "calls without traffic after the first 20 s");
+}
