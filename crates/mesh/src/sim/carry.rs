@@ -303,6 +303,11 @@ impl World {
         let way = self.net.places[host].access * 4;
         self.after(way, Arrival::Asks { host });
         self.settle(host, Delivered::default());
-        self.disturb_host(host, super::judge::AFTER_RESTART);
+        let bound = if connected {
+            super::judge::AFTER_RESTART
+        } else {
+            super::judge::AFTER_SECRET_RESTART
+        };
+        self.disturb_host(host, bound);
     }
 }

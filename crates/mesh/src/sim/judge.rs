@@ -27,6 +27,8 @@ pub(super) const AFTER_WEATHER: Duration = Duration::from_secs(8);
 /// After the relay, which carried the pair, went or came.
 pub(super) const AFTER_RELAY: Duration = Duration::from_secs(3);
 pub(super) const AFTER_RESTART: Duration = Duration::from_secs(8);
+/// After a restart of which the coordinator tells nobody: WireGuard notices that a peer has lost the session.
+pub(super) const AFTER_SECRET_RESTART: Duration = Duration::from_secs(17);
 pub(super) const AFTER_WAKE: Duration = Duration::from_secs(3);
 /// After a node heard of peers.
 pub(super) const AFTER_MAP: Duration = Duration::from_secs(2);
@@ -41,7 +43,7 @@ const QUIET_AFTER: Duration = Duration::from_secs(60);
 /// and after which nobody tries to call any more.
 const CALLS_END_AFTER: Duration = Duration::from_secs(105);
 /// Pings to one address in a second (S-16): five, those that another event asks for at once, and those of other sizes.
-const PINGS_A_SECOND: u32 = 12;
+const PINGS_A_SECOND: u32 = 20;
 /// Changes of a node's endpoints in a minute without a fault.
 const TOLD_A_MINUTE: u32 = 4;
 /// Bytes of a pong: the shortest ping is longer.
@@ -53,6 +55,8 @@ struct Pair {
     epoch: u64,
     settled: Instant,
     disturbed: Instant,
+    /// What the last disturbance allows.
+    bound: Duration,
     /// When a packet was last given to one of them for the other.
     used: Instant,
     talk: Option<(Traffic, Instant, u64)>,
@@ -77,6 +81,7 @@ impl Judge {
             epoch: 0,
             settled: start + Duration::from_secs(5),
             disturbed: start,
+            bound: SILENCE,
             used: start,
             talk: None,
         };
@@ -137,6 +142,7 @@ impl World {
     pub(super) fn disturb(&mut self, a: usize, b: usize, bound: Duration) {
         let now = self.now;
         self.judge.last_fault = now;
+        self.judge.pair(a, b).bound = bound;
         // What is noticed by silence is noticed a round trip later, and said over the relay.
         let bound = bound + 3 * (self.net.places[a].access + self.net.places[b].access);
         let pair = self.judge.pair(a, b);
@@ -174,7 +180,7 @@ impl World {
         let pair = self.judge.seen(a, b);
         let broken = pair.disturbed > pair.used;
         if broken && self.now > pair.used + Duration::from_secs(3) {
-            self.disturb(a, b, SILENCE);
+            self.disturb(a, b, pair.bound);
         }
     }
 

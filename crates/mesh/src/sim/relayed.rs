@@ -130,6 +130,7 @@ impl World {
         };
         if !reachable {
             link.tries += 1;
+            link.waiting.clear();
             let pause = Duration::from_millis(250 << link.tries.min(4));
             self.after(
                 pause,

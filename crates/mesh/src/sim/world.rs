@@ -205,6 +205,12 @@ impl World {
     /// The first offence counts.
     pub(super) fn blame(&mut self, what: String) {
         self.trace.note(self.now, || format!("OFFENCE {what}"));
+        if self.offence.is_none() {
+            for (number, host) in self.hosts.iter().enumerate() {
+                let counters = host.engine.counters();
+                self.trace.note(self.now, || format!("host {number}: {counters:?}"));
+            }
+        }
         self.offence.get_or_insert(what);
     }
 
