@@ -28,11 +28,21 @@ pub(crate) fn controller_and_daemon<'lab>(
     a: &'lab Host,
     b: &'lab Host,
 ) -> Result<(Sandd<'lab>, Sandd<'lab>)> {
+    controller_and_daemon_with(headscale, a, b, &[])
+}
+
+/// The same, both with these arguments.
+pub(crate) fn controller_and_daemon_with<'lab>(
+    headscale: &Headscale<'_>,
+    a: &'lab Host,
+    b: &'lab Host,
+    arguments: &[&str],
+) -> Result<(Sandd<'lab>, Sandd<'lab>)> {
     let key = headscale.reusable_key()?;
-    let controller = Sandd::join(a, Role::Controller, &SanddOptions::new(headscale.url(), Some(&key)))?;
+    let both = || SanddOptions::new(headscale.url(), Some(&key)).with_arguments(arguments);
+    let controller = Sandd::join(a, Role::Controller, &both())?;
     let url = format!("ws://{}:8765/ws", a.name());
-    let options =
-        SanddOptions::new(headscale.url(), Some(&key)).with_arguments(&["--server-url", &url, "--daemon-id", WORKER]);
+    let options = both().with_arguments(&["--server-url", &url, "--daemon-id", WORKER]);
     let daemon = Sandd::join(b, Role::Daemon, &options)?;
     wait_for_daemon(&controller, Duration::from_secs(20))?;
     Ok((controller, daemon))
