@@ -11,7 +11,7 @@ use super::{Engine, Output, Underlay};
 use crate::disco::{self, DiscoBox, Features, Message};
 use crate::event::MeshEvent;
 use crate::metrics::DropReason;
-use crate::path::agent::PathAction;
+use crate::path::agent::{PathAction, TxId};
 use crate::path::mtu::MtuProbe;
 use crate::status::PeerPath;
 use crate::wg::tunnel::{HEADER, TAG};
@@ -96,12 +96,7 @@ impl Engine {
         while let Some(action) = self.peers.get_mut(&id).and_then(|peer| peer.path.poll_action()) {
             match action {
                 PathAction::Ping { to, tx } => {
-                    let ping = Message::Ping {
-                        tx,
-                        node_key: Some(self.identity.key),
-                        padding: 0,
-                        ours: Some(self.features()),
-                    };
+                    let ping = self.disco_ping(tx);
                     self.send_disco(id, Underlay::Udp(to), &ping);
                 }
                 PathAction::CallMeMaybe => {
@@ -133,17 +128,10 @@ impl Engine {
 
     fn path_changed(&mut self, id: NodeId, best: Option<SocketAddr>, now: Instant) {
         let path = best.map_or_else(|| self.path_of(id), PeerPath::Direct);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.path_since = Some(now);
-        if peer.ours {
+        if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.ours) {
             peer.mtu.set_path(best, now);
         }
-        let event = MeshEvent::PathChanged {
-            name: peer.node.name.clone(),
-            key: peer.node.key,
-            path,
-        };
-        self.outputs.push_back(Output::Event(event));
+        self.tell_path(id, path, now);
         self.tell_mtu(id);
         // Traffic that only arrives keeps no handshake alive: make sure that there is a session to move.
         let lacks_session = self
@@ -156,14 +144,31 @@ impl Engine {
         }
     }
 
-    /// A ping whose datagram is as large as that of a full packet of the size in question.
-    fn send_mtu_probe(&mut self, id: NodeId, probe: &MtuProbe) {
-        let mut ping = Message::Ping {
-            tx: probe.tx,
+    /// Another way to a peer is in use, for those who watch.
+    pub(super) fn tell_path(&mut self, id: NodeId, path: PeerPath, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.path_since = Some(now);
+        let event = MeshEvent::PathChanged {
+            name: peer.node.name.clone(),
+            key: peer.node.key,
+            path,
+        };
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// A ping of ours, without padding.
+    pub(super) fn disco_ping(&self, tx: TxId) -> Message {
+        Message::Ping {
+            tx,
             node_key: Some(self.identity.key),
             padding: 0,
             ours: Some(self.features()),
-        };
+        }
+    }
+
+    /// A ping whose datagram is as large as that of a full packet of the size in question.
+    fn send_mtu_probe(&mut self, id: NodeId, probe: &MtuProbe) {
+        let mut ping = self.disco_ping(probe.tx);
         let sender = self.disco_public;
         let Some(sealed) = self.disco_box(id) else { return };
         let bare = sealed.seal(&sender, &ping).len();

@@ -122,12 +122,7 @@ impl Engine {
     /// The ordinary ways to a peer have failed so far: it is asked what it is, and its ports may be worth guessing.
     pub(super) fn stuck(&mut self, id: NodeId, now: Instant) {
         if let Some(relay) = self.relay_of(id) {
-            let question = Message::Ping {
-                tx: new_tx(),
-                node_key: Some(self.identity.key),
-                padding: 0,
-                ours: Some(self.features()),
-            };
+            let question = self.disco_ping(new_tx());
             self.send_disco(id, relay, &question);
         }
         self.open_guess(id, now);
@@ -152,12 +147,7 @@ impl Engine {
         if !rested(&mut self.guessing.opened_for, id, now) {
             return;
         }
-        let ping = Message::Ping {
-            tx: new_tx(),
-            node_key: Some(self.identity.key),
-            padding: 0,
-            ours: Some(self.features()),
-        };
+        let ping = self.disco_ping(new_tx());
         let sender = self.disco_public;
         let Some(sealed) = self.disco_box(id) else { return };
         let datagram = sealed.seal(&sender, &ping);
@@ -181,10 +171,8 @@ impl Engine {
         if !stuck || !peer.path.knows_ip(ip) || is_private(ip) {
             return;
         }
-        if self.guessing.probing.iter().any(|probing| probing.ip == public) {
-            return;
-        }
-        if self.guessing.probing.iter().any(|probing| probing.peer == id)
+        let mut probing = self.guessing.probing.iter();
+        if probing.any(|probing| probing.peer == id || probing.ip == public)
             || !rested(&mut self.guessing.probed_for, id, now)
         {
             return;
@@ -218,12 +206,7 @@ impl Engine {
                 }
                 probing.next = now + PAUSE;
                 for port in probing.ports.split_off(probing.ports.len().saturating_sub(BURST)) {
-                    let ping = Message::Ping {
-                        tx: new_tx(),
-                        node_key: Some(self.identity.key),
-                        padding: 0,
-                        ours: Some(self.features()),
-                    };
+                    let ping = self.disco_ping(new_tx());
                     let to = SocketAddr::from((probing.ip, port));
                     self.send_disco(probing.peer, Underlay::Udp(to), &ping);
                 }
@@ -238,7 +221,8 @@ impl Engine {
     }
 
     /// A datagram came to one of the sockets that were opened for guessing. True when it is the peer they were opened for:
-    /// then this socket is the one that carries the peer from now on, and the datagram is to be handled as any other.
+    /// then this socket is the one that carries the peer from now on, the others close, and the datagram is to be handled as
+    /// any other.
     pub(crate) fn accepts_guess(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
         let Some(opening) = &self.guessing.opening else {
             return false;
@@ -249,7 +233,6 @@ impl Engine {
             && self.disco_box(id).is_some_and(|sealed| sealed.open(datagram).is_ok());
         if expected {
             self.guessing.opening = None;
-            self.outputs.push_back(Output::CloseGuess);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.path.hold();
             }

@@ -107,15 +107,11 @@ impl Engine {
 
     /// Cuts, pads and seals straight into the datagrams that leave. The tunnel must be ready.
     pub(super) fn seal(&mut self, id: NodeId, packet: &Splitter<'_>, ecn: u8, now: Instant) {
-        let bytes = (0..packet.count()).map(|at| packet.len_of(at)).sum();
-        let Some((first, mirror)) = self.spread(id, bytes, now) else {
+        let Some((first, mirror)) = self.spread(id, packet, now) else {
             return self.counters.drop_packet(DropReason::NoPath);
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(tunnel) = &mut peer.tunnel else { return };
-        if !tunnel.ready(now) {
-            return;
-        }
         let count = packet.count();
         let mtu = self.mtu;
         let mut done = 0;
@@ -171,12 +167,13 @@ impl Engine {
         }
     }
 
-    /// As [`Self::ways_to`] for so many bytes of data: a path under suspicion doubles a little and not a flood.
-    fn spread(&mut self, id: NodeId, bytes: usize, now: Instant) -> Option<(Underlay, Option<Underlay>)> {
+    /// As [`Self::ways_to`] for this much data: a path under suspicion doubles a little and not a flood.
+    fn spread(&mut self, id: NodeId, packet: &Splitter<'_>, now: Instant) -> Option<(Underlay, Option<Underlay>)> {
         let (first, mirror) = self.ways_to(id)?;
         let (Some(relay), Some(peer)) = (mirror, self.peers.get_mut(&id)) else {
             return Some((first, mirror));
         };
+        let bytes = (0..packet.count()).map(|at| packet.len_of(at)).sum();
         if let Underlay::PeerRelay(_) = first {
             let copied = peer.path.may_mirror(bytes, now);
             return Some((first, mirror.filter(|_| copied)));
@@ -190,9 +187,7 @@ impl Engine {
 
     /// Asks a peer inside the tunnel whether data arrives.
     pub(super) fn ask(&mut self, id: NodeId, now: Instant) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        let own = self.own_ips.iter();
-        let pair = own.copied().find_map(|own| Some((own, peer.address(own.is_ipv6())?)));
+        let pair = self.mesh_addresses(id);
         let mut data = tsmp::PingData::default();
         data.copy_from_slice(&super::new_tx()[..8]);
         if let Some(question) = pair.and_then(|(own, theirs)| tsmp::encode_ping(own, theirs, data)) {
@@ -334,18 +329,27 @@ impl Engine {
     /// Our disco key, inside the tunnel: also to a peer that has begun anew while our session stood, for what its state
     /// file and the coordinator know of us may be older.
     pub(super) fn tell_disco_key(&mut self, id: NodeId, now: Instant) {
-        let Some(peer) = self.peers.get(&id).filter(|peer| !peer.node.wireguard_only) else {
-            return;
-        };
-        let mut own = self.own_ips.iter();
-        let pair = own.find_map(|own| Some((*own, peer.address(own.is_ipv6())?)));
-        let advert = pair.and_then(|(own, theirs)| tsmp::encode_disco_advertisement(own, theirs, &self.disco_public));
+        let advert = self
+            .mesh_addresses(id)
+            .and_then(|(own, theirs)| tsmp::encode_disco_advertisement(own, theirs, &self.disco_public));
         if let Some(advert) = advert {
             self.seal_single(id, &advert, now);
         }
     }
 
+    /// Our mesh address and that of a peer which understands what nodes tell one another inside the tunnel.
+    fn mesh_addresses(&self, id: NodeId) -> Option<(IpAddr, IpAddr)> {
+        let peer = self.peers.get(&id).filter(|peer| !peer.node.wireguard_only)?;
+        let mut own = self.own_ips.iter();
+        own.find_map(|own| Some((*own, peer.address(own.is_ipv6())?)))
+    }
+
+    /// One packet of our own; dropped when there is no session to send it on.
     pub(super) fn seal_single(&mut self, id: NodeId, packet: &[u8], now: Instant) {
+        let tunnel = self.peers.get_mut(&id).and_then(|peer| peer.tunnel.as_mut());
+        if !tunnel.is_some_and(|tunnel| tunnel.ready(now)) {
+            return;
+        }
         if let Ok(splitter) = Splitter::new(&VnetHeader::default(), packet) {
             self.seal(id, &splitter, ecn::of(packet), now);
         }

@@ -12,7 +12,6 @@ use sandd_control_client::netmap::{NetmapDelta, NodeId};
 use super::peer::Peer;
 use super::{Engine, Output, Overlay, Underlay, new_tx};
 use crate::disco::{self, DiscoBox, GeneveHeader, Message, RelayEndpoint, TxId};
-use crate::event::MeshEvent;
 use crate::metrics::DropReason;
 use crate::path::agent::Route;
 use crate::peer_relay::client::{ClientAction, RelayClient};
@@ -284,12 +283,7 @@ impl Engine {
                 }
             }
             ClientAction::Ping { to, tx } => {
-                let ping = Message::Ping {
-                    tx,
-                    node_key: Some(self.identity.key),
-                    padding: 0,
-                    ours: Some(self.features()),
-                };
+                let ping = self.disco_ping(tx);
                 self.send_disco(id, Underlay::PeerRelay(to), &ping);
             }
             ClientAction::Changed => self.relayed_changed(id, now),
@@ -297,18 +291,13 @@ impl Engine {
     }
 
     fn relayed_changed(&mut self, id: NodeId, now: Instant) {
-        let path = self.path_of(id);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if peer.path.route() != Route::Relay {
-            return;
+        if self
+            .peers
+            .get(&id)
+            .is_some_and(|peer| peer.path.route() == Route::Relay)
+        {
+            self.tell_path(id, self.path_of(id), now);
         }
-        peer.path_since = Some(now);
-        let event = MeshEvent::PathChanged {
-            name: peer.node.name.clone(),
-            key: peer.node.key,
-            path,
-        };
-        self.outputs.push_back(Output::Event(event));
     }
 
     /// How a way over a peer's relay is called.
