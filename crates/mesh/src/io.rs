@@ -4,7 +4,7 @@
 //! `derp` are the underlay, `tun` and the netstack the device above; `reach` finds out how this node can be reached, with
 //! `https` where UDP is blocked, and `net_report` and `standalone` tell of it; `netmon` notices when the network has
 //! changed; `guess` holds the sockets of port guessing, `portmap` those towards the router; `peer_relay` carries what other
-//! pairs send each other; `resolve` asks the system's DNS for STUN hosts.
+//! pairs send each other; `resolve` asks the system's DNS for STUN hosts, `netlink` the kernel for routes.
 
 pub mod derp;
 pub(crate) mod device;
@@ -13,7 +13,10 @@ pub(crate) mod guess;
 pub(crate) mod https;
 pub(crate) mod lanes;
 pub(crate) mod net_report;
+#[cfg(target_os = "linux")]
+mod netlink;
 pub(crate) mod netmon;
+pub(crate) mod or_never;
 #[cfg(any(test, feature = "bench"))]
 #[doc(hidden)]
 pub mod pair;

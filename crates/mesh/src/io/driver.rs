@@ -33,6 +33,7 @@ use super::guess::{GuessSockets, Knock};
 use super::lanes::Lanes;
 use super::net_report::HttpsAnswers;
 use super::netmon::NetMonitor;
+use super::or_never::or_never;
 use super::peer_relay::RelayHost;
 use super::portmap::PortMapping;
 use super::reach::Reach;
@@ -209,26 +210,14 @@ impl Driver {
             alarm.as_mut().reset(deadline.into());
         }
         let blocked = self.state.blocked;
-        let resolving = async {
-            match &mut self.state.resolving {
-                Some(answer) => answer.await.ok(),
-                None => std::future::pending().await,
-            }
-        };
-        let guess = async {
-            match &mut self.state.guess {
-                Some(sockets) => sockets.next().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             command = self.commands.recv() => Woken::Command(command),
             event = self.control_events.recv() => Woken::Control(event),
-            servers = resolving => Woken::Servers(servers),
-            knock = guess => Woken::Knock(knock),
+            servers = or_never(self.state.resolving.as_mut()) => Woken::Servers(servers.ok()),
+            knock = or_never(self.state.guess.as_mut().map(GuessSockets::next)) => Woken::Knock(knock),
             () = self.netmon.news() => Woken::Turn,
-            mapped = network::mapped(&mut self.port_mapping) => Woken::Mapped(mapped),
+            mapped = or_never(self.port_mapping.as_mut().map(PortMapping::changed)) => Woken::Mapped(mapped),
             answers = self.state.https.next() => Woken::Https(answers),
             event = self.derp_events.recv() => Woken::Derp(event),
             // Lets the runtime look at the sockets again.

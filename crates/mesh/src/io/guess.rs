@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
+use super::or_never::or_never;
 use crate::engine::OpenGuess;
 
 /// Sockets of one attempt. Fewer where the system allows no more.
@@ -67,15 +68,8 @@ impl GuessSockets {
     /// What is read is returned at once: nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> Knock {
         loop {
-            let again = self.again;
-            let timer = async {
-                match again {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = timer => {
+                () = or_never(self.again.map(tokio::time::sleep_until)) => {
                     self.again = None;
                     self.knock();
                 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
 
+use super::or_never::or_never;
 use crate::portmap::machine::{Action, Portmapper, Wish};
 use crate::portmap::{Place, igd, ssdp};
 
@@ -159,11 +161,10 @@ impl Task {
         let mut answer = [0; BUFFER];
         let woken = tokio::select! {
             changed = self.wanted.changed() => Woken::Place(changed.is_ok()),
-            mapping = talked(&mut self.talk) => Woken::Talked(mapping),
-            len = received(self.link.as_ref().map(|link| &link.gateway), buffer) => Woken::Datagram(len),
-            (len, from) = found(search.map(|(socket, _)| socket), &mut answer) => Woken::Device(len, from),
-            () = sleep(deadline) => Woken::Time,
-            () = sleep(until) => Woken::Time,
+            mapping = or_never(self.talk.as_mut()) => Woken::Talked(mapping),
+            len = or_never(self.link.as_ref().map(|link| received(&link.gateway, buffer))) => Woken::Datagram(len),
+            (len, from) = or_never(search.map(|(socket, _)| found(socket, &mut answer))) => Woken::Device(len, from),
+            () = or_never([deadline, until].into_iter().flatten().min().map(|at| sleep_until(at.into()))) => Woken::Time,
         };
         if let Woken::Device(len, _) = woken {
             buffer[..len].copy_from_slice(&answer[..len]);
@@ -258,18 +259,8 @@ async fn talk(place: Place, wish: Wish) -> Option<igd::Mapping> {
     talk.into_mapping()
 }
 
-async fn talked(talk: &mut Option<Talking>) -> Option<igd::Mapping> {
-    match talk {
-        Some(talk) => talk.await,
-        None => std::future::pending().await,
-    }
-}
-
 /// A refused connection is silence: the machine counts its own tries.
-async fn received(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> usize {
-    let Some(socket) = socket else {
-        return std::future::pending().await;
-    };
+async fn received(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
     loop {
         if let Ok(len) = socket.recv(buffer).await {
             return len;
@@ -277,21 +268,11 @@ async fn received(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> usize {
     }
 }
 
-async fn found(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> (usize, IpAddr) {
-    let Some(socket) = socket else {
-        return std::future::pending().await;
-    };
+async fn found(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, IpAddr) {
     loop {
         if let Ok((len, from)) = socket.recv_from(buffer).await {
             return (len, from.ip());
         }
-    }
-}
-
-async fn sleep(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::UdpSocket;
 use super::derp::targets;
 use super::https;
 use super::net_report::{HttpsAnswers, net_report};
+use super::or_never::or_never;
 use super::reach::Reach;
 use super::resolve::stun_servers;
 use crate::status::NetReport;
@@ -73,15 +74,9 @@ pub async fn netcheck(map: DerpMap, control: &ControlUrl, ca_file: Option<&Path>
 }
 
 async fn receive(v4: &UdpSocket, v6: Option<&UdpSocket>, datagram: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-    let either = async {
-        match v6 {
-            Some(v6) => v6.readable().await,
-            None => std::future::pending().await,
-        }
-    };
     let ready = tokio::select! {
         ready = v4.readable() => ready.map(|()| v4),
-        ready = either => ready.map(|()| v6.unwrap_or(v4)),
+        ready = or_never(v6.map(UdpSocket::readable)) => ready.map(|()| v6.unwrap_or(v4)),
     }?;
     match ready.try_recv_from(datagram) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, (Ipv4Addr::UNSPECIFIED, 0).into())),

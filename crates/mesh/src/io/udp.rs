@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::or_never::or_never;
 use crate::engine::SendBatch;
 
 /// Asked for; the system's cap may be lower.
@@ -157,10 +158,8 @@ impl UdpSockets {
     }
 
     async fn writable_to(&self, to: Option<SocketAddr>) -> io::Result<()> {
-        match to.and_then(|to| self.family(to)) {
-            Some(family) => family.socket.writable().await,
-            None => std::future::pending().await,
-        }
+        let family = to.and_then(|to| self.family(to));
+        or_never(family.map(|family| family.socket.writable())).await
     }
 
     /// Reads what is there, at most one call a family, and gives what came from one source in one piece: the source, its

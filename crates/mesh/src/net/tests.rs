@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::{PingError, TcpListener, TcpStream, UdpSocket};
+use crate::io::or_never::or_never;
 use crate::netstack::{SharedStack, StackConfig};
 use crate::packet::PacketBuf;
 
@@ -82,12 +83,6 @@ async fn drive(
             }
             stack.poll_timeout()
         };
-        let sleep = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             batch = receiver.recv() => match batch {
                 Some(batch) => inbound = batch,
@@ -95,7 +90,7 @@ async fn drive(
             },
             () = wake.notified() => {}
             _ = sender.reserve(), if line_is_full => {}
-            () = sleep => {}
+            () = or_never(deadline.map(|at| tokio::time::sleep_until(at.into()))) => {}
         }
     }
 }

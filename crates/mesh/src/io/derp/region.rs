@@ -27,6 +27,7 @@ use super::memory::Memory;
 use super::queue::SendQueue;
 use super::target::Target;
 use super::{DerpEvent, DropCounters};
+use crate::io::or_never::or_never;
 
 /// News about a connection waits this long for room; packets leave it some.
 const NEWS_PATIENCE: Duration = Duration::from_secs(1);
@@ -216,7 +217,7 @@ impl RegionTask {
         let error = loop {
             let turn = tokio::select! {
                 step = current.connection.drive(shared, sink, true) => Turn::Step(step),
-                ready = settle(&mut standby) => Turn::Standby(ready),
+                ready = or_never(standby.as_mut()) => Turn::Standby(ready),
             };
             match turn {
                 Turn::Step(Ok(Step::Admitted)) => {
@@ -256,13 +257,6 @@ impl RegionTask {
 
     async fn tell(&self, event: DerpEvent) {
         tell(&self.sink, event).await;
-    }
-}
-
-async fn settle(standby: &mut Option<Standby<'_>>) -> Box<Attempt> {
-    match standby {
-        Some(attempt) => attempt.await,
-        None => std::future::pending().await,
     }
 }
 

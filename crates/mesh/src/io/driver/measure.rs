@@ -10,6 +10,7 @@ use super::Driver;
 use crate::io::derp::targets;
 use crate::io::https;
 use crate::io::net_report::{HttpsAnswers, net_report};
+use crate::io::or_never::or_never;
 use crate::status::NetReport;
 
 /// The relays' answers over TLS: those that are waited for, and the last ones.
@@ -22,10 +23,7 @@ pub(super) struct Https {
 impl Https {
     /// The answers that are waited for; never, when there are none.
     pub(super) async fn next(&mut self) -> HttpsAnswers {
-        match &mut self.pending {
-            Some(answers) => answers.await.unwrap_or_default(),
-            None => std::future::pending().await,
-        }
+        or_never(self.pending.as_mut()).await.unwrap_or_default()
     }
 }
 

@@ -1,12 +1,11 @@
 //! What a change of the network under the node does: everything is asked anew at once, and nothing that still works is
 //! closed. A UDP socket bound to no address survives a change of addresses, and so does the NAT's mapping for it.
 
-use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::io::netmon::Change;
-use crate::io::portmap::{self, PortMapping};
+use crate::io::portmap;
 
 /// Between two attempts to open a broken socket anew: where security software breaks them again and again, each new
 /// one would only undo the path that the last one has begun to find.
@@ -86,13 +85,5 @@ impl Driver {
             let own = uplink.and_then(|uplink| uplink.source);
             mapping.set_place(portmap::place(gateway, own, self.udp.port()));
         }
-    }
-}
-
-/// Waits for another mapping than before.
-pub(super) async fn mapped(mapping: &mut Option<PortMapping>) -> Option<SocketAddrV4> {
-    match mapping {
-        Some(mapping) => mapping.changed().await,
-        None => std::future::pending().await,
     }
 }

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
+use tokio::time::sleep_until;
 
 use super::{TunConfig, TunDevice, explain};
+use crate::io::or_never::or_never;
 use crate::net::{TcpListener, TcpStream, UdpSocket};
 use crate::netstack::{SharedStack, StackConfig};
 use crate::packet::PacketBuf;
@@ -146,16 +148,10 @@ fn peer_behind(tun: Arc<TunDevice>, addresses: &[IpAddr]) -> SharedStack {
                 joiner.flush(&mut sink);
                 stack.poll_timeout()
             };
-            let sleep = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = wake.notified() => {}
                 ready = tun.readable() => ready.unwrap(),
-                () = sleep => {}
+                () = or_never(deadline.map(|at| sleep_until(at.into()))) => {}
             }
         }
     });

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::time::sleep_until;
 
 use super::{INSIDE, in_a_namespace, ip, read_all, streams};
+use crate::io::or_never::or_never;
 use crate::io::tun::{TunConfig, TunDevice};
 use crate::netstack::{SharedStack, StackConfig};
 use crate::packet::PacketBuf;
@@ -168,16 +170,10 @@ fn peer_below(mut sky: Sky, tun: Arc<TunDevice>, addresses: &[IpAddr]) -> Shared
                 }
                 [stack.poll_timeout(), sky.next()].into_iter().flatten().min()
             };
-            let due = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = wake.notified() => {}
                 ready = tun.readable() => ready.unwrap(),
-                () = due => {}
+                () = or_never(deadline.map(|at| sleep_until(at.into()))) => {}
             }
         }
     });
